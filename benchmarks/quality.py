@@ -1,0 +1,186 @@
+"""The table of the README: methods against controls on real images, one command, resumable.
+
+    python benchmarks/quality.py --data SRC --teacher DIR --out RUNS --name cifar10 [--ipc 1,10] [--protocol soft]
+
+Every row is distilled with `--seeds` seeds and judged by one student per seed, which shares initialization, batch order
+and augmentation with the students of all other rows. The last epoch counts. Whatever is done already is not done again.
+Prints the table, writes `benchmarks/results/quality-NAME.md` and `.jsonl`, and ends with one JSON line.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import shlex
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+
+from raydd.distill.controls import ControlConfig
+from raydd.distill.infoutil.config import InfoUtilConfig, random_windows, rded
+from raydd.evaluate.compare import compare
+from raydd.evaluate.record import read_evaluations, read_results
+from raydd.pipelines.controls import Control
+from raydd.pipelines.distill import FULL, DistillOptions, Method, distill_many, reference
+from raydd.pipelines.evaluate import EvaluateOptions, evaluate
+from raydd.pipelines.infoutil import InfoUtil
+from raydd.report.page import write_report
+from raydd.report.tables import print_table
+from raydd.runtime.work import Resources
+from raydd.store.run import Run
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def changed(base: InfoUtilConfig, **switches) -> InfoUtilConfig:
+    """A configuration with some switches of either part replaced."""
+    crop = {k: v for k, v in switches.items() if hasattr(base.crop, k)}
+    select = {k: v for k, v in switches.items() if hasattr(base.select, k)}
+    assert len(crop) + len(select) == len(switches), switches
+    return InfoUtilConfig(
+        crop=dataclasses.replace(base.crop, **crop), select=dataclasses.replace(base.select, **select)
+    )
+
+
+def infoutil(name: str, base: Callable[[], InfoUtilConfig] = InfoUtilConfig, **switches) -> InfoUtil:
+    """A row with the paper's windows of 2 x 2 patches at every size, unless `pool` says otherwise."""
+    return InfoUtil(name, changed(base(), **({"pool": 2} | switches)))
+
+
+ROWS: dict[str, Method] = {
+    "random": Control("random", ControlConfig()),
+    "kmeans": Control("kmeans", ControlConfig()),
+    "herding": Control("herding", ControlConfig()),
+    "rded": infoutil("rded", rded),
+    "random-windows": infoutil("random-windows", random_windows),
+    "infoutil": infoutil("infoutil"),
+    "default": infoutil("infoutil-default", pool=None),
+    # One switch changed at a time.
+    "bottom": infoutil("infoutil-bottom", direction="bottom"),
+    "median": infoutil("infoutil-median", direction="median"),
+    "no-noise": infoutil("infoutil-no-noise", alpha=0.0),
+    "captum25": infoutil("infoutil-captum25", estimator="captum", evaluations=25),
+    "windows": infoutil("infoutil-windows", estimator="windows"),
+    "pool3": infoutil("infoutil-pool3", pool=3),
+    "pool3-bottom": infoutil("infoutil-pool3-bottom", pool=3, direction="bottom"),
+    "pool3-median": infoutil("infoutil-pool3-median", pool=3, direction="median"),
+    "whole-top": infoutil("infoutil-whole-top", crop_from="full", crops=1),
+    "whole-bottom": infoutil("infoutil-whole-bottom", crop_from="full", crops=1, direction="bottom"),
+    "whole-median": infoutil("infoutil-whole-median", crop_from="full", crops=1, direction="median"),
+    "ce-bottom": infoutil("infoutil-ce-bottom", score="ce", direction="bottom"),
+    "random-score": infoutil("infoutil-random-score", score="none"),
+    "correct": infoutil("infoutil-correct", require_correct=True),
+    "rded-gradnorm-top": infoutil("rded-gradnorm-top", rded, score="gradnorm", direction="top"),
+    "rded-gradnorm-bottom": infoutil("rded-gradnorm-bottom", rded, score="gradnorm", direction="bottom"),
+    "rded-random-score": infoutil("rded-random-score", rded, score="none"),
+}
+MAIN = "full,random,kmeans,herding,rded,random-windows,infoutil"
+
+
+def main() -> None:
+    """Distill, judge, print."""
+    args = parse()
+    runs = []
+    requests = []
+    for ipc in args.ipc:
+        for seed in range(args.seeds):
+            for row in args.rows:
+                out = f"{args.out}/{row}-ipc{ipc}-seed{seed}-{args.label_teacher or 'default'}"
+                runs.append(out)
+                options = DistillOptions(
+                    data=args.data,
+                    out=out,
+                    ipc=ipc,
+                    seed=seed,
+                    teacher=args.teacher,
+                    scores=f"{args.out}/scores",
+                    precision=args.precision,
+                )
+                if row == FULL and not args.report_only:
+                    reference(options)
+                elif row != FULL:
+                    requests.append((options, labeled(ROWS[row], args.label_teacher)))
+    if args.report_only:
+        report(args, [Run(uri) for uri in runs if read_evaluations(Run(uri))])
+        return
+    resources = Resources(executor=args.executor, threads=args.threads, workers=args.workers)
+    distill_many(requests, resources)
+    judge = EvaluateOptions(
+        run=tuple(runs),
+        val=args.val or args.data,
+        students=args.students,
+        protocol=args.protocol,
+        seeds=1,
+        precision=args.precision,
+    )
+    evaluate(judge, resources)
+    report(args, [Run(uri) for uri in runs])
+
+
+def labeled(method: Method, teacher: str | None) -> Method:
+    """The same method with its labels made by the early or the converged teacher, if one is named."""
+    if teacher is None:
+        return method
+    if isinstance(method, Control):
+        return Control(method.name, dataclasses.replace(method.config, label_teacher=teacher))
+    return InfoUtil(method.name, changed(method.config, label_teacher=teacher))
+
+
+def report(args: argparse.Namespace, runs: list[Run]) -> None:
+    """Table on the terminal and in Markdown, report.html beside the runs, one JSON line per block."""
+    blocks = compare([read_results(run) for run in runs])
+    command = f"python benchmarks/{shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])}"
+    RESULTS.mkdir(exist_ok=True)
+    console = Console(record=True, width=150)
+    print_table(blocks, console)
+    write_report(runs, f"{args.out}/report.html", f"raydd: {args.name}")
+    rows = [
+        {
+            "protocol": block.protocol,
+            "student": block.student,
+            "method": row.label,
+            "ipc": row.ipc,
+            "mean": round(100 * row.summary.mean, 2),
+            "std": None if row.summary.n < 2 else round(100 * row.summary.std, 2),
+            "n": row.summary.n,
+        }
+        for block in blocks
+        for row in block.rows
+    ]
+    path = RESULTS / f"quality-{args.name}.md"
+    text = f"# {args.name}\n\n`{command}`\n\n```\n{console.export_text()}```\n"
+    for place in (args.data, args.teacher, args.out):
+        text = text.replace(place, place.rstrip("/").rsplit("/", 1)[-1])
+    path.write_text(text)
+    print(json.dumps({"name": args.name, "rows": rows}))
+
+
+def parse() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="source")
+    parser.add_argument("--val", help="validation source (default: the source's val part)")
+    parser.add_argument("--teacher", required=True, help="directory of train-teacher")
+    parser.add_argument("--out", required=True, help="directory for the runs")
+    parser.add_argument("--name", required=True, help="name of the result files")
+    parser.add_argument("--ipc", default="1,10", type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--rows", default=MAIN, type=lambda text: text.split(","), help=f"of full, {', '.join(ROWS)}")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--students", default=None, help="default: those of the image size")
+    parser.add_argument("--protocol", default="soft,hard")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of games and students")
+    parser.add_argument("--label-teacher", choices=("early", "converged"), help="one for all rows (default: by IPC)")
+    parser.add_argument("--report-only", action="store_true", help="show what is done, compute nothing")
+    parser.add_argument("--executor", default="ray", choices=("ray", "local"))
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    unknown = set(args.rows) - {FULL, *ROWS}
+    if unknown:
+        parser.error(f"unknown rows {', '.join(sorted(unknown))}: choose from full, {', '.join(ROWS)}")
+    return args
+
+
+if __name__ == "__main__":
+    main()

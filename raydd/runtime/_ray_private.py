@@ -1,0 +1,72 @@
+"""The names of Ray that it does not promise to keep, each behind a function that degrades to "not available".
+
+Last passed on Ray 2.60.0 (`tests/runtime/test_ray_private.py`).
+"""
+
+import time
+
+import ray
+
+
+def data_parallel_trainer():
+    """A trainer whose worker group has no torch process group (Ray 2.60: ray.train.v2.api.data_parallel_trainer).
+
+    `TorchTrainer` does the same work with a process group that nobody uses.
+    """
+    try:
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+    except ImportError:
+        from ray.train.torch import TorchTrainer as DataParallelTrainer
+    return DataParallelTrainer
+
+
+def preemption_deadline() -> float | None:
+    """Seconds until this Train worker group is torn down, or None. Reads a private field; never raises."""
+    try:
+        from ray.train.v2._internal.execution.context import get_train_context
+
+        info = get_train_context().preemption_context.preemption_info
+    except Exception:
+        return None
+    if info is None:
+        return None
+    return info.deadline_ms / 1000 - time.time() if info.deadline_ms else 120.0
+
+
+def died_by_itself(actor: str) -> bool | None:
+    """Whether an actor's process crashed or ran out of memory, rather than being killed with its group or its node.
+
+    False as well while the actor lives; None where Ray does not tell.
+    """
+    try:
+        from ray._private.state import actors
+        from ray.core.generated.common_pb2 import ActorDiedErrorContext
+
+        info = actors(actor)
+        if info["State"] != "DEAD":
+            return False
+        cause = info["DeathCause"]
+        kind = cause.WhichOneof("context")
+        if kind == "oom_context":
+            return True
+        if kind != "actor_died_error_context":
+            return None
+        return cause.actor_died_error_context.reason == ActorDiedErrorContext.Reason.Value("WORKER_DIED")
+    except Exception:
+        return None
+
+
+def configured_resources() -> dict[str, float]:
+    """What the cluster may grow to by its autoscaler's configuration; {} where there is none."""
+    try:
+        from ray._private.state import state
+
+        found = state.get_max_resources_from_cluster_config()
+    except Exception:
+        return {}
+    return {name: float(count) for name, count in (found or {}).items()}
+
+
+def is_single_node() -> bool:
+    """Whether the cluster is one living node that no autoscaler can add to."""
+    return sum(node["Alive"] for node in ray.nodes()) == 1 and not configured_resources()

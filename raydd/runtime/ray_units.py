@@ -1,0 +1,157 @@
+"""Units on Ray Train: a worker group whose ranks pull units from one queue, longest first.
+
+Units do not talk to each other, so there is no process group; ranks meet once, at the end. A unit is done when its own
+files say so: a worker may be killed at any time, and a restarted group skips what is done. A unit that fails with an
+error is reported while the others finish; one that kills its process again and again is given up
+(`raydd.runtime.queue`). On a cluster of several nodes the group is elastic: it starts with what is there, grows up to
+what the autoscaler may add, and goes on smaller after a loss.
+"""
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+import ray.train
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raydd.runtime import cluster
+from raydd.runtime._ray_private import data_parallel_trainer, died_by_itself, is_single_node, preemption_deadline
+from raydd.runtime.queue import UnitQueue
+from raydd.runtime.storage import train_storage
+from raydd.runtime.work import (
+    Context,
+    Failure,
+    OnEvent,
+    Resources,
+    Ticker,
+    Unit,
+    describe,
+    one_line,
+    raise_unfinished,
+    settle,
+)
+
+POLL_S = 0.5
+# An elastic group restarts as a whole to grow, so it does not look for room too often.
+RESIZE_CHECK_S = 300
+MAX_FAILURES = 20
+
+
+def run_units(
+    units: Sequence[Unit], resources: Resources, what: str, on_event: OnEvent | None = None, *, storage: str
+) -> None:
+    """Run every unit that is not done on the cluster; raise `Unfinished` at the end if some failed.
+
+    `storage` is a directory or URI that all nodes reach, for Ray Train's own state.
+    """
+    todo = {unit.name: unit for unit in units if not unit.is_done()}
+    if not todo:
+        return
+    cluster.connect()
+    ticker = Ticker(what, len(todo))
+
+    def on_news(name: str, event: str, facts: dict[str, Any]) -> None:
+        if on_event:
+            on_event(todo[name], event, facts)
+
+    with open_queue({unit.name: unit.cost for unit in todo.values()}, ticker, on_news) as (name, queue):
+        lost = _fit(name, todo, resources, storage)
+        failures = ray.get(queue.failed.remote())
+    # `fit` returning is no proof: ranks may have returned early. The units' own files are.
+    missing = [name for name, unit in todo.items() if not unit.is_done()]
+    failures = {name: failures.get(name, lost) for name in missing if lost or name in failures}
+    raise_unfinished(what, failures, [name for name in missing if name not in failures])
+
+
+def _fit(queue: str, todo: dict[str, Unit], resources: Resources, storage: str) -> Failure | None:
+    """Run the worker group to its end; the reason if Ray Train gave it up."""
+    count, each, gpu = cluster.worker_count(resources, len(todo))
+    workers = count if count == 1 or is_single_node() else (1, count)
+    trainer = data_parallel_trainer()(
+        _rank,
+        # By reference: the controller then need not import what units are made of.
+        train_loop_config={"queue": queue, "threads": resources.threads, "units": ray.put(todo)},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpu,
+            resources_per_worker=each,
+            elastic_resize_monitor_interval_s=RESIZE_CHECK_S,
+        ),
+        run_config=ray.train.RunConfig(
+            name=queue,
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            **train_storage(storage),
+        ),
+    )
+    try:
+        with cluster.cause():
+            trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        return Failure(f"the workers failed {MAX_FAILURES} times: {one_line(error)[:200]}", describe(error).trace)
+    return None
+
+
+def _rank(config: dict[str, Any]) -> None:
+    """What every worker of the group runs."""
+    queue = ray.get_actor(config["queue"])
+    group = ray.util.get_current_placement_group().id.hex()
+    worker = ray.get_runtime_context().get_actor_id()
+    context = Context(settle(config["threads"]), preemption_deadline, lambda line: ray.get(queue.tell.remote(line)))
+    try:
+        units = ray.get(config["units"])
+    except ray.exceptions.ObjectLostError:
+        raise
+    except Exception as error:  # a package that is missing here: a new group would miss it too
+        ray.get(queue.abort.remote(describe(error)))
+        return
+    while (name := ray.get(queue.take.remote(group, worker))) is not None:
+        try:
+            if not units[name].is_done():
+                units[name].run(context)
+        except Exception as error:
+            ray.get(queue.fail.remote(name, describe(error)))
+        else:
+            ray.get(queue.finish.remote(name))
+    ray.train.report({})
+
+
+@contextlib.contextmanager
+def open_queue(
+    costs: dict[str, float], ticker: Ticker, on_event: Callable[[str, str, dict[str, Any]], None]
+) -> Iterator[tuple[str, Any]]:
+    """A queue as a named actor beside the driver, its name, and a thread that passes its news on."""
+    name = f"raydd-{uuid.uuid4().hex[:8]}-{int(time.time())}"
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = (
+        ray.remote(UnitQueue)
+        .options(name=name, num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
+        .remote(costs, died_by_itself)
+    )
+    stopped = threading.Event()
+
+    def pass_on(timeout: float = 10.0) -> None:
+        with contextlib.suppress(ray.exceptions.RayError):
+            news = ray.get(queue.news.remote(), timeout=timeout)
+            for line in news.lines:
+                ticker.say(line)
+            for event in news.events:
+                on_event(*event)
+            ticker.update(news.finished, f", {news.failed} failed" if news.failed else "")
+
+    def watch() -> None:
+        while not stopped.wait(POLL_S):
+            pass_on()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield name, queue
+    finally:
+        stopped.set()
+        thread.join(timeout=15)
+        pass_on()
+        ray.kill(queue)

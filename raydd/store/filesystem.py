@@ -1,0 +1,264 @@
+"""One small set of file verbs over local paths and every fsspec URI, used by sources and by run directories.
+
+Decisions. A file appears whole or not at all: where the filesystem renames, through a temporary name in the same
+directory (with fsync on a local disk); object stores and `memory://` make an object visible when its single put ends.
+Listings are never cached, because other workers write to the same run. Local listings follow symbolic links to
+directories (subset folders are often made of them) and cut cycles. A missing file stays `FileNotFoundError`, so that
+callers can ask for what may not exist; what a person can mend becomes `UserError`.
+
+Limits. `http(s)://` is read-only and is listed through the server's HTML index. Durability after a power cut is
+promised for local disks only.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Sequence
+from typing import BinaryIO
+
+import fsspec
+
+from raydd.errors import UserError
+from raydd.store.reach import is_local, resolve, scheme, translate
+
+TEMP_MARK = ".tmp-"
+READ_ONLY = frozenset({"http", "https"})
+# Filesystems on which an object becomes visible only when the put that wrote it is complete.
+SINGLE_PUT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2", "memory", "hf"})
+
+
+def absolute(uri: str) -> str:
+    """`uri` in a form that means the same in every process: local paths absolute without `~` or trailing slash."""
+    if is_local(uri):
+        return resolve(uri)[1]
+    return uri.rstrip("/") if not uri.endswith("://") else uri
+
+
+def join(uri: str, *parts: str) -> str:
+    """Append relative parts to a local path or URI with single slashes; `join('memory://', 'a')` is `memory://a`."""
+    for part in parts:
+        uri = f"{uri}{part}" if uri.endswith("/") or not uri else f"{uri}/{part}"
+    return uri
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or a directory is there; an object-store directory exists while it holds something."""
+    return _info(uri) is not None
+
+
+def is_file(uri: str) -> bool:
+    """Whether `uri` names one file."""
+    info = _info(uri)
+    return info is not None and info["type"] == "file"
+
+
+def size(uri: str) -> int:
+    """Bytes of a file; -1 where a server does not tell. Raises `FileNotFoundError`."""
+    info = _info(uri)
+    if info is None:
+        raise FileNotFoundError(uri)
+    return -1 if info.get("size") is None else int(info["size"])
+
+
+def read_bytes(uri: str, start: int | None = None, end: int | None = None) -> bytes:
+    """Content of a file, or its bytes `start` to `end` (exclusive). Raises `FileNotFoundError`, `Unreachable`."""
+    fs, path = resolve(uri)
+    with translate(uri):
+        return fs.cat_file(path, start=start, end=end)
+
+
+def open_input(uri: str, *, ahead: bool = False) -> BinaryIO:
+    """Seekable binary file; remotely it fetches exactly the ranges asked for, or blocks ahead for walks (`ahead`)."""
+    fs, path = resolve(uri)
+    with translate(uri):
+        return fs.open(path, "rb", cache_type="readahead" if ahead else "none")
+
+
+def read_many(
+    uri: str, names: Sequence[str], starts: Sequence[int] | None = None, ends: Sequence[int] | None = None
+) -> list[bytes]:
+    """Whole files below `uri`, or one byte range of each, in order and concurrently where the filesystem can.
+
+    A file that is gone, or that this machine's disk cannot read, gives b"". A remote place that fails raises
+    `Unreachable`, so that an outage is never mistaken for broken images.
+    """
+    fs, path = resolve(uri)
+    with translate(uri):
+        contents = fs.cat_ranges([join(path, name) for name in names], starts, ends, on_error="return")
+    contents = [content if isinstance(content, bytes) else _no_content(uri, content) for content in contents]
+    if starts is None or ends is None:
+        return contents
+    # A plain http server ignores the range and sends the whole file.
+    spans = zip(contents, starts, ends, strict=True)
+    return [content if len(content) <= end - start else content[start:end] for content, start, end in spans]
+
+
+def list_files(uri: str) -> list[str]:
+    """Sorted paths, relative to `uri`, of all files below it; [] if there is no such directory.
+
+    Temporary files that an interrupted writer left behind are not listed.
+    """
+    return sorted(list_sizes(uri))
+
+
+def list_sizes(uri: str) -> dict[str, int]:
+    """Bytes of every file below `uri` by relative path, in no particular order; -1 where a server does not tell."""
+    fs, path = resolve(uri)
+    with translate(uri):
+        if is_local(uri):
+            return _walk_local(path)
+        return _find(fs, path)
+
+
+def list_directory(uri: str) -> tuple[list[str], list[str]]:
+    """Sorted names of the directories and of the files directly in `uri`; two empty lists if it does not exist."""
+    fs, path = resolve(uri)
+    try:
+        with translate(uri):
+            entries = fs.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return [], []
+    directories, names = set(), set()
+    for entry in entries:
+        name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
+        linked = entry.get("islink") and os.path.isdir(entry["name"])
+        if entry["name"].rstrip("/") != path.rstrip("/"):
+            (directories if entry["type"] == "directory" or linked else names).add(name)
+    return sorted(directories), sorted(name for name in names if not _is_temporary(name))
+
+
+def makedirs(uri: str) -> None:
+    """Make a directory and its parents; nothing to do where it exists, or where directories are only prefixes."""
+    fs, path = resolve(uri)
+    _refuse_read_only(uri)
+    if scheme(uri) in SINGLE_PUT - {"memory"}:
+        return
+    with translate(uri):
+        try:
+            fs.makedirs(path, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"cannot make the directory {uri}: a file has that name; choose another --out") from error
+
+
+def write_atomic(uri: str, data: bytes) -> None:
+    """Write a whole file, making its parents; a reader sees the old content or the new, never a part.
+
+    Raises `UserError` when the disk is full (the temporary file is then removed), or the place is read-only or cannot
+    be reached.
+    """
+    _refuse_read_only(uri)
+    fs, path = resolve(uri)
+    if scheme(uri) in SINGLE_PUT:
+        with translate(uri):
+            fs.pipe_file(path, bytes(data))
+        return
+    makedirs(uri.rsplit("/", 1)[0] if "/" in uri else ".")
+    parent, name = os.path.split(path)
+    temporary = f"{parent}/.{name}{TEMP_MARK}{secrets.token_hex(6)}"
+    with translate(uri):
+        try:
+            if is_local(uri):
+                _replace_local(path, temporary, data)
+            else:
+                fs.pipe_file(temporary, bytes(data))
+                fs.mv(temporary, path)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                fs.rm_file(temporary)
+            raise
+
+
+def remove_tree(uri: str) -> None:
+    """Remove a file, or a directory with all below it; nothing to do where it does not exist."""
+    _refuse_read_only(uri)
+    fs, path = resolve(uri)
+    assert path.strip("/"), "refusing to remove a filesystem root"
+    with translate(uri), contextlib.suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
+
+
+def _replace_local(path: str, temporary: str, data: bytes) -> None:
+    with open(temporary, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    directory = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        # Some network mounts cannot sync a directory; the rename itself has happened.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(directory)
+
+
+def _no_content(uri: str, error: BaseException) -> bytes:
+    if is_local(uri) and isinstance(error, OSError):
+        return b""
+    try:
+        with translate(uri):
+            raise error
+    except FileNotFoundError:
+        return b""
+
+
+def _info(uri: str) -> dict | None:
+    fs, path = resolve(uri)
+    try:
+        with translate(uri):
+            return fs.info(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _find(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, int]:
+    root = path.rstrip("/") + "/"
+    try:
+        found = fs.find(path, detail=True)
+    except FileNotFoundError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        return {}
+    sizes = {}
+    for name, info in found.items():
+        relative = name.removeprefix(root).lstrip("/")
+        if name != path and not _is_temporary(relative):
+            sizes[relative] = -1 if info.get("size") is None else int(info["size"])
+    return sizes
+
+
+def _walk_local(root: str) -> dict[str, int]:
+    if not os.path.isdir(root):
+        return {}
+    sizes: dict[str, int] = {}
+    stack = [("", frozenset({os.path.realpath(root)}))]
+    while stack:
+        prefix, ancestors = stack.pop()
+        with os.scandir(os.path.join(root, prefix)) as entries:
+            for entry in entries:
+                relative = f"{prefix}/{entry.name}" if prefix else entry.name
+                try:
+                    status = entry.stat()
+                except OSError:
+                    continue  # a dangling link, or a file removed since the directory was opened
+                if stat.S_ISDIR(status.st_mode):
+                    real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                    if real not in ancestors:
+                        stack.append((relative, ancestors | {os.path.realpath(entry.path)}))
+                elif stat.S_ISREG(status.st_mode) and not _is_temporary(relative):
+                    sizes[relative] = status.st_size
+    return sizes
+
+
+def _is_temporary(path: str) -> bool:
+    name = path.rsplit("/", 1)[-1]
+    return name.startswith(".") and TEMP_MARK in name
+
+
+def _refuse_read_only(uri: str) -> None:
+    if scheme(uri) in READ_ONLY:
+        raise UserError(f"cannot write to {uri}: http is read-only; choose a local path or an object store")

@@ -1,0 +1,33 @@
+"""A folder of real digits of three classes, which the digits' teacher knows by name."""
+
+from pathlib import Path
+
+import pytest
+
+from raydd.data.source import open_source
+
+CLASSES = ("0", "1", "2")
+
+
+def digit_bytes(split: str, label: int, count: int) -> list[bytes]:
+    """PNG files of the first digits of a class."""
+    source = open_source("digits", split)
+    table = source.index().to_pydict()
+    keys = [key for key, own in zip(table["key"], table["label"]) if own == label][:count]
+    return [record.data for record in source.read(keys)]
+
+
+def write_tree(root: Path, train: int = 16, val: int = 8) -> Path:
+    """An ImageFolder `root` with `train` and `val` parts."""
+    for split, count in (("train", train), ("val", val)):
+        for label, name in enumerate(CLASSES):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i, data in enumerate(digit_bytes(split, label, count)):
+                (folder / f"{i:02d}.png").write_bytes(data)
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    return write_tree(tmp_path / "tree")

@@ -1,0 +1,68 @@
+"""The command line gives the same distilled classes and students by every executor and number of workers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raydd import cli
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
+
+EXECUTORS = {"local": "--executor local", "ray1": "--workers 1", "ray3": "--workers 3"}
+
+
+def raydd(line: str) -> None:
+    cli.main(line.split())
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    out = tmp_path_factory.mktemp("parity") / "teacher"
+    recipe = "--arch convnet3 --width 8 --size 16 --epochs 3 --early-epochs 1 --no-flip"
+    raydd(f"train-teacher --data digits --out {out} {recipe} --executor local")
+    return out
+
+
+def test_classes_and_students_are_identical(teacher, tmp_path, capfd):
+    hashes, students = {}, {}
+    for name, options in EXECUTORS.items():
+        run = tmp_path / name
+        raydd(f"distill infoutil --data digits --out {run} --teacher {teacher} --ipc 1 {options}")
+        judged = f"--val digits --students convnet3 --protocol noaug:quick --seeds 2 --no-flip {options}"
+        raydd(f"evaluate --run {run} {judged}")
+        hashes[name] = {path.parent.name: json.loads(path.read_text())["hash"] for path in run.rglob("done.json")}
+        students[name] = {path.name: _result(path) for path in (run / "evaluation" / "seeds").glob("*.json")}
+    assert len(hashes["local"]) == 10
+    assert len(students["local"]) == 2
+    assert hashes["local"] == hashes["ray1"] == hashes["ray3"]
+    assert students["local"] == students["ray1"] == students["ray3"]
+    assert capfd.readouterr().err == ""
+
+
+def _result(path: Path) -> dict:
+    return {name: value for name, value in json.loads(path.read_text()).items() if name != "seconds"}
+
+
+def test_a_class_is_redone_alone(teacher, tmp_path):
+    line = f"distill kmeans --data digits --out {tmp_path / 'run'} --teacher {teacher} --ipc 1"
+    raydd(line)
+    marker = tmp_path / "run" / "distilled" / "label=3" / "done.json"
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("done.json")}
+    old = json.loads(marker.read_text())["hash"]
+    raydd(f"{line} --classes 3 --force")
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("done.json")}
+    assert {path for path in after if after[path] != before[path]} == {marker}
+    assert json.loads(marker.read_text())["hash"] == old
+
+
+def test_a_teacher_is_trained_on_a_worker_and_heard_here(teacher, tmp_path, capfd):
+    from raydd.models.checkpoint import read_info
+
+    out = tmp_path / "teacher"
+    recipe = "--arch convnet3 --width 8 --size 16 --epochs 3 --early-epochs 1 --no-flip"
+    raydd(f"train-teacher --data digits --out {out} {recipe}")
+    assert read_info(f"{out}/teacher.json").weights == read_info(f"{teacher}/teacher.json").weights
+    printed = capfd.readouterr()
+    assert "epoch 3/3" in printed.out
+    assert printed.err == ""

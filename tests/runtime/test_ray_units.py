@@ -1,0 +1,80 @@
+"""Units on Ray Train: all are done whatever the number of workers, and every way of failing is reported, not fatal."""
+
+import pytest
+from toy_units import toys
+
+from raydd.errors import Unfinished
+from raydd.runtime.execute import run_units
+from raydd.runtime.queue import MAX_ATTEMPTS
+from raydd.runtime.work import Resources
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
+
+
+def run(units, tmp_path, workers=2):
+    events = []
+    try:
+        run_units(
+            units,
+            Resources(workers=workers),
+            "toys",
+            storage=str(tmp_path / "state"),
+            on_event=lambda unit, event, facts: events.append((unit.name, event, facts)),
+        )
+    except Unfinished as error:
+        return error, events
+    return None, events
+
+
+def test_units_are_done_lines_are_heard_and_what_is_done_is_left_alone(tmp_path, capfd):
+    units = toys(tmp_path, a="ok", b="talk", c="ok", d="ok", e="ok")
+    units[0].file.write_text("from before")
+    assert run(units, tmp_path, workers=3) == (None, [])
+    assert [unit.tries for unit in units] == [0, 1, 1, 1, 1]
+    printed = capfd.readouterr()
+    lines = printed.out.splitlines()
+    assert lines[0] == "b talks"
+    assert lines[1].startswith("toys: 4/4 in ")
+    assert len(lines) == 2
+    assert printed.err == ""
+    # Nothing is left to do, so nothing is started.
+    assert run(units, tmp_path) == (None, [])
+    assert capfd.readouterr().out == ""
+
+
+def test_units_that_raise_are_reported_after_the_others_finished(tmp_path):
+    units = toys(tmp_path, a="bug", b="ok", c="user", d="ok")
+    error, events = run(units, tmp_path)
+    assert "failed: " in str(error)
+    assert "(and 1 more)" in str(error)
+    assert "\n" not in str(error)
+    assert [unit.is_done() for unit in units] == [False, True, False, True]
+    assert sorted((name, facts["reason"]) for name, _, facts in events) == [
+        ("a", "ZeroDivisionError: a bug in two lines"),
+        ("c", "this is wrong: do that"),
+    ]
+    if "'a'" in str(error):
+        assert "toy_units.py" in str(error.__cause__)
+
+
+def test_crashes_are_tried_again_and_given_up_while_the_others_finish(tmp_path):
+    units = toys(tmp_path, poison="die", once="die once", c="ok", d="ok")
+    error, events = run(units, tmp_path)
+    assert f"toys 'poison' failed: its worker process died {MAX_ATTEMPTS} times;" in str(error)
+    assert [unit.is_done() for unit in units] == [False, True, True, True]
+    assert (units[0].tries, units[1].tries) == (MAX_ATTEMPTS, 2)
+    charged = [
+        (name, facts["attempts"]) for name, event, facts in events if event == "unit_retried" and facts["crashed"]
+    ]
+    assert sorted(charged) == [("once", 1), ("poison", 1), ("poison", 2)]
+
+
+def test_a_package_that_workers_lack_is_reported_at_once(tmp_path, shared_ray):
+    import toy_units
+
+    shared_ray.cloudpickle.unregister_pickle_by_value(toy_units)
+    units = toys(tmp_path, a="ok", b="ok")
+    error, events = run(units, tmp_path)
+    assert "No module named 'toy_units'" in str(error)
+    assert "\n" not in str(error)
+    assert sorted(name for name, _, _ in events) == ["a", "b"]
