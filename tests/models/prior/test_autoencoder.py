@@ -1,0 +1,44 @@
+"""Every kind of autoencoder gives diffusers' own latents, scaled and shifted, and the inverse on the way back."""
+
+import pytest
+import torch
+from tiny_networks import tiny_autoencoder
+
+from raydd.errors import UserError
+from raydd.models.prior.autoencoder import Latents, Pixels, to_uint8
+
+IMAGES = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderTiny", "VQModel"])
+@torch.no_grad()
+def test_latents(kind):
+    net = tiny_autoencoder(kind).eval()
+    space = Latents(net)
+    assert (space.channels, space.factor) == (4, 2)
+    mean, std = space.moments(IMAGES)
+    assert mean.shape == (2, 4, 8, 8) and (std is not None) == (kind == "AutoencoderKL")
+    encoded = net.encode(IMAGES.float() / 127.5 - 1)
+    if kind == "AutoencoderKL":
+        assert torch.allclose(mean, (encoded.latent_dist.mean - 0.1) * 0.2)
+        assert torch.allclose(std, encoded.latent_dist.std * 0.2)
+        raw = encoded.latent_dist.mean
+    else:
+        assert torch.allclose(mean, encoded.latents * {"AutoencoderTiny": 2.0, "VQModel": 0.18215}[kind])
+        raw = encoded.latents
+    assert torch.allclose(space.decode(mean), net.decode(raw).sample, atol=1e-5)
+
+
+def test_pixels():
+    mean, std = Pixels(3).moments(IMAGES)
+    assert std is None and mean.min() >= -1 and mean.max() <= 1
+    assert torch.equal(to_uint8(Pixels(3).decode(mean)), IMAGES)
+    gray, _ = Pixels(1).moments(IMAGES)
+    assert torch.allclose(gray, mean.mean(1, keepdim=True), atol=1e-6)
+    assert Pixels(1).decode(gray).shape == IMAGES.shape
+    with pytest.raises(UserError, match="4 channels and no autoencoder"):
+        Pixels(4)
+
+
+def test_to_uint8_clamps():
+    assert to_uint8(torch.tensor([-2.0, -1.0, 0.004, 1.0, 3.0])).tolist() == [0, 0, 128, 255, 255]
