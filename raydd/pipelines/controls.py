@@ -13,6 +13,7 @@ from raydd.errors import UserError
 from raydd.models.teacher import Teacher
 from raydd.pipelines.job import Job
 from raydd.pipelines.score import Scoring, feature_scoring
+from raydd.runtime.checkpoints import UnitWork
 from raydd.score.table import ScoreConfig
 from raydd.store import scores
 from raydd.store.distilled import DistilledImage
@@ -49,13 +50,15 @@ class Control:
             return None
         return feature_scoring(job, ScoreConfig(scores=("features",)), self._candidates(job))
 
-    def build(self, job: Job, label: int, table_run: Run | None, teacher: Teacher | None) -> list[DistilledImage]:
+    def build(
+        self, job: Job, label: int, tables: Run | None, teacher: Teacher | None, work: UnitWork
+    ) -> list[DistilledImage]:
         """The chosen originals of one class."""
         name = job.classes[label]
         if self.name == "random":
             keys = candidates(job.keys(label), name, job.ipc + SPARES, job.seed)
         else:
-            keys = self._by_features(scores.read_label(table_run, label), name, job)
+            keys = self._by_features(scores.read_label(tables, label), name, job)
         return controls.build_class(job.source, keys, self.config, ipc=job.ipc, size=job.size, teacher=teacher)
 
     def _candidates(self, job: Job) -> list[str] | None:

@@ -19,9 +19,10 @@ from raydd.pipelines.job import Job, TeacherSpec, audit, check_stage, is_settled
 from raydd.pipelines.labels import STORED, LabelSwitches, choose_label_teacher
 from raydd.pipelines.request import DistillOptions, chosen_classes, open_job
 from raydd.pipelines.score import Scoring, Table, fill_tables, open_table
+from raydd.runtime.checkpoints import UnitWork, open_work
 from raydd.runtime.execute import run_units
 from raydd.runtime.work import Context, Resources
-from raydd.store import distilled, events, filesystem
+from raydd.store import distilled, events, filesystem, state
 from raydd.store.distilled import DistilledImage
 from raydd.store.run import Run
 
@@ -29,7 +30,11 @@ STAGE = "distill"
 
 
 class Method(Protocol):
-    """What `distill` needs of a method. `output` holds its label form, label teacher and codec."""
+    """What `distill` needs of a method. `output` holds its label form, label teacher and codec.
+
+    `build` makes one class on `work.device`, from the class's rows of the score table in `tables` (None without one);
+    `teacher` labels, and is None where nothing is stored. One that takes minutes keeps its half-done state in `work`.
+    """
 
     name: str
     config: Any
@@ -43,7 +48,9 @@ class Method(Protocol):
 
     def scoring(self, job: Job) -> Scoring | None: ...
 
-    def build(self, job: Job, label: int, table_run: Run | None, teacher: Teacher | None) -> list[DistilledImage]: ...
+    def build(
+        self, job: Job, label: int, tables: Run | None, teacher: Teacher | None, work: UnitWork
+    ) -> list[DistilledImage]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +77,10 @@ class ClassUnit:
 
     def run(self, context: Context) -> None:
         start = time.monotonic()
+        run, work = Run(self.job.out), self.work(context)
         teacher = self.label_teacher.load(context.device) if self.label_teacher else None
-        images = self.method.build(self.job, self.label, self.tables, teacher)
+        images = self.method.build(self.job, self.label, self.tables, teacher, work)
         seconds = round(time.monotonic() - start, 3)
-        run = Run(self.job.out)
         distilled.commit_class(
             run,
             self.label,
@@ -84,7 +91,12 @@ class ClassUnit:
             seed=self.job.seed,
             seconds=seconds,
         )
+        work.delete_state()
         events.append(run, "class_committed", name=self.job.classes[self.label], images=len(images), seconds=seconds)
+
+    def work(self, context: Context) -> UnitWork:
+        """Where this class keeps its half-done state."""
+        return open_work(Run(self.job.out), self.job.classes[self.label], self.config_hash, context)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +124,8 @@ class Prepared:
     def begin(self) -> None:
         """Record the stage; set aside what is to be made again."""
         self.run.begin(STAGE, self.config, seed=self.job.seed, force=self.force)
+        for unit in self.units if self.force or self.redo else ():
+            state.delete(self.run, self.job.classes[unit.label])
         for label in self.redo:
             filesystem.remove_tree(filesystem.join(distilled.class_dir(self.run, label), "done.json"))
         if self.redo:
@@ -185,6 +199,8 @@ def prepare(options: DistillOptions, method: Method) -> Prepared:
         "precision": job.precision,
         "options": method.config,
     }
+    if job.prior is not None:
+        config |= {"prior": job.prior_hash, "class_map": job.prior.class_map}
     check_stage(Run(job.out), STAGE, config, force)
     scoring = method.scoring(job)
     table = None

@@ -11,6 +11,7 @@ from raydd.errors import UserError
 from raydd.models.teacher import Teacher
 from raydd.pipelines.job import Job
 from raydd.pipelines.score import Scoring, identity, key_set
+from raydd.runtime.checkpoints import UnitWork
 from raydd.store import scores
 from raydd.store.distilled import DistilledImage
 from raydd.store.run import Run
@@ -48,9 +49,11 @@ class InfoUtil:
         config = identity(job, "crops", settled.crop, keys, factor=factor, seed=job.seed)
         return Scoring(config, key_set(job, keys), functools.partial(_load_scorer, job, settled, factor))
 
-    def build(self, job: Job, label: int, table_run: Run, teacher: Teacher | None) -> list[DistilledImage]:
+    def build(
+        self, job: Job, label: int, tables: Run | None, teacher: Teacher | None, work: UnitWork
+    ) -> list[DistilledImage]:
         """The distilled images of one class from its committed scores."""
-        table, config = scores.read_label(table_run, label), self.config.at(job.size)
+        table, config = scores.read_label(tables, label), self.config.at(job.size)
         return build.build_class(
             job.source, table, config, label=label, ipc=job.ipc, size=job.size, seed=job.seed, teacher=teacher
         )

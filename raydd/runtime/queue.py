@@ -2,7 +2,9 @@
 
 A unit is done when its own files say so, and ranks ask those before they run it; so the queue holds names only, and may
 be lost and rebuilt at any time. It is told who holds which unit, so that after a crash only the unit whose own process
-died is charged with an attempt: its neighbors, which the restart of the group cut short, are innocent.
+died is charged with an attempt: its neighbors, which the restart of the group cut short, are innocent. Attempts count
+crashes since the unit last saved a step further than ever before: a long unit may outlive many crashes, while one that
+dies at the same place each time is given up.
 """
 
 from collections import Counter
@@ -35,6 +37,7 @@ class UnitQueue:
         self.failures: dict[str, Failure] = {}
         self.finished: set[str] = set()
         self.attempts: Counter[str] = Counter()
+        self.steps: Counter[str] = Counter()
         self.leases: dict[str, str] = {}
         self.todo: list[str] = []
         self.group: str | None = None
@@ -71,6 +74,12 @@ class UnitQueue:
             self.fail(name, Failure(f"its worker process died {MAX_ATTEMPTS} times"))
         else:
             self.events.append((name, "unit_retried", {"crashed": guilty, "attempts": self.attempts[name]}))
+
+    def advance(self, name: str, step: int) -> None:
+        """Note that a unit has saved its state at `step`."""
+        if step > self.steps[name]:
+            self.steps[name] = step
+            self.attempts[name] = 0
 
     def finish(self, name: str) -> None:
         self.finished.add(name)

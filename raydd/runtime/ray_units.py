@@ -8,6 +8,8 @@ what the autoscaler may add, and goes on smaller after a loss.
 """
 
 import contextlib
+import dataclasses
+import functools
 import threading
 import time
 import uuid
@@ -111,12 +113,16 @@ def _rank(config: dict[str, Any]) -> None:
     while (name := ray.get(queue.take.remote(group, worker))) is not None:
         try:
             if not units[name].is_done():
-                units[name].run(context)
+                units[name].run(dataclasses.replace(context, advanced=functools.partial(_advance, queue, name)))
         except Exception as error:
             ray.get(queue.fail.remote(name, describe(error)))
         else:
             ray.get(queue.finish.remote(name))
     ray.train.report({})
+
+
+def _advance(queue: Any, name: str, step: int) -> None:
+    ray.get(queue.advance.remote(name, step))
 
 
 @contextlib.contextmanager

@@ -34,12 +34,14 @@ class Context:
     """What a running unit is given.
 
     device: where to compute. deadline: seconds left before this worker is taken away, or None. say: prints one line
-    where the user looks, which a print in a worker does not.
+    where the user looks, which a print in a worker does not. advanced: is told the step up to which the unit has saved
+    its half-done state, so that a unit that crashes but gets on is not given up.
     """
 
     device: str = "cpu"
     deadline: Callable[[], float | None] = lambda: None
     say: Callable[[str], None] = say
+    advanced: Callable[[int], None] = lambda step: None
 
 
 class Unit(Protocol):

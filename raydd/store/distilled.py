@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,15 @@ from raydd.errors import UserError
 from raydd.store import filesystem as files
 from raydd.store.run import Run
 
-PNG = b"\x89PNG"
+# How formats begin; anything else is taken for JPEG. All but PNG and JPEG are originals of doped sets.
+MARKS = {
+    "png": re.compile(rb"\x89PNG"),
+    "webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
+    "gif": re.compile(rb"GIF8"),
+    "bmp": re.compile(rb"BM"),
+    "tif": re.compile(rb"II\*\0|MM\0\*"),
+    "ppm": re.compile(rb"P[56]\s"),
+}
 ORIGINS = ("synthetic", "real", "mosaic")
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema(
@@ -139,8 +148,9 @@ def read_class(run: Run, label: int) -> list[DistilledImage]:
 
 
 def file_name(label: int, index: int, data: bytes) -> str:
-    """The name under which image `index` of a class is stored and exported; its suffix tells PNG from JPEG."""
-    return f"{label}-{index:05d}.{'png' if data.startswith(PNG) else 'jpg'}"
+    """The name under which image `index` of a class is stored and exported; its suffix tells the format."""
+    suffix = next((suffix for suffix, mark in MARKS.items() if mark.match(data)), "jpg")
+    return f"{label}-{index:05d}.{suffix}"
 
 
 def _table(label: int, classes: Sequence[str], images: Sequence[DistilledImage]) -> pa.Table:

@@ -22,16 +22,26 @@ from raydd.store import filesystem as files
 PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "numpy", "pillow", "diffusers")
 # Bumped when a reader of an older raydd would misread the files.
 FORMAT = 1
+# Folders of per-image tables: scores of a classifier, latents of a prior.
+SCORES, LATENTS = TABLES = ("scores", "latents")
 # What --force removes. The revision of a set that is distilled anew starts again at 1, so that its evaluations, which
 # are told stale by the revision, have to go with it.
-MADE_BY = {"score": ("scores", "state/scores"), "distill": ("distilled", "evaluation"), "evaluate": ("evaluation",)}
+MADE_BY = {
+    "score": (*TABLES, *(f"state/{name}" for name in TABLES)),
+    "distill": ("distilled", "evaluation"),
+    "evaluate": ("evaluation",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run directory by URI; cheap to pickle, safe to open from many processes."""
+    """A run directory by URI; cheap to pickle, safe to open from many processes.
+
+    `table` is the folder of the per-image table that is meant where there may be two kinds.
+    """
 
     uri: str
+    table: str = SCORES
 
     def path(self, *parts: str) -> str:
         return files.join(self.uri, *parts)

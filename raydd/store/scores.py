@@ -1,4 +1,4 @@
-"""Scores per source image as Parquet, one folder per label.
+"""Scores (or latents) per source image as Parquet, one folder per label.
 
 A scoring unit commits one file named after the unit, so that a unit scored twice is the same file twice. Units of one
 class go straight to `scores/label=<i>/`; units of mixed classes wait in `state/scores/` and are regrouped once, in
@@ -33,29 +33,29 @@ def commit_unit(
     if dropped:
         list_dropped(run, f"unit-{unit}" if table is not None else f"empty-{unit}", dropped)
     if table is not None:
-        folder = ("state", "scores") if label is None else ("scores", f"label={label}")
+        folder = ("state", run.table) if label is None else (run.table, f"label={label}")
         write_table(run.path(*folder, f"unit-{unit}.parquet"), table)
 
 
 def list_dropped(run: Run, name: str, dropped: Sequence[tuple[str, str]]) -> None:
     """Write (key, reason) of images that have no scores to `scores/dropped/<name>.json`."""
     record = json.dumps({"unit": name, "dropped": [list(pair) for pair in dropped]}, indent=1)
-    files.write_atomic(run.path("scores", "dropped", f"{name}.json"), record.encode())
+    files.write_atomic(run.path(run.table, "dropped", f"{name}.json"), record.encode())
 
 
 def read_dropped(run: Run) -> list[tuple[str, str]]:
     """All dropped images as (key, reason), by key."""
-    folder = run.path("scores", "dropped")
+    folder = run.path(run.table, "dropped")
     records = [json.loads(files.read_bytes(files.join(folder, path))) for path in files.list_files(folder)]
     return sorted((key, reason) for record in records for key, reason in record["dropped"])
 
 
 def committed_units(run: Run) -> set[str]:
     """Names of all units that are committed, regrouped or not."""
-    paths = files.list_files(run.path("scores")) + files.list_files(run.path("state", "scores"))
+    paths = files.list_files(run.path(run.table)) + files.list_files(run.path("state", run.table))
     names = {match["unit"] or match["empty"] for path in paths if (match := _PART.search(path))}
-    if files.exists(run.path("scores", "regrouped.txt")):
-        names |= set(files.read_bytes(run.path("scores", "regrouped.txt")).decode().split())
+    if files.exists(run.path(run.table, "regrouped.txt")):
+        names |= set(files.read_bytes(run.path(run.table, "regrouped.txt")).decode().split())
     return names
 
 
@@ -65,7 +65,7 @@ def regroup(run: Run, max_bytes: int = 1 << 29) -> None:
     File names depend on the waiting units only; after a crash the same call writes the same files again, or others
     whose repeated rows `read_label` drops.
     """
-    waiting = files.list_files(run.path("state", "scores"))
+    waiting = files.list_files(run.path("state", run.table))
     if not waiting:
         return
     names = [_PART.search(path)["unit"] for path in waiting]
@@ -73,7 +73,7 @@ def regroup(run: Run, max_bytes: int = 1 << 29) -> None:
     batch = content_hash(names)
     held, held_bytes, part = defaultdict(list), 0, 0
     for path in waiting:
-        table = read_table(run.path("state", "scores", path))
+        table = read_table(run.path("state", run.table, path))
         held_bytes += table.nbytes
         for label in pc.unique(table["label"]).to_pylist():
             held[label].append(table.filter(pc.equal(table["label"], label)))
@@ -81,20 +81,20 @@ def regroup(run: Run, max_bytes: int = 1 << 29) -> None:
             _flush(run, held, batch, part)
             held, held_bytes, part = defaultdict(list), 0, part + 1
     _flush(run, held, batch, part)
-    known = run.path("scores", "regrouped.txt")
+    known = run.path(run.table, "regrouped.txt")
     before = files.read_bytes(known).decode().split() if files.exists(known) else []
     files.write_atomic(known, "\n".join(sorted({*before, *names})).encode())
-    files.remove_tree(run.path("state", "scores"))
+    files.remove_tree(run.path("state", run.table))
 
 
 def _flush(run: Run, held: dict[int, list[pa.Table]], batch: str, part: int) -> None:
     for label, tables in held.items():
-        write_table(run.path("scores", f"label={label}", f"part-{batch}-{part:04d}.parquet"), pa.concat_tables(tables))
+        write_table(run.path(run.table, f"label={label}", f"part-{batch}-{part:04d}.parquet"), pa.concat_tables(tables))
 
 
 def read_label(run: Run, label: int, columns: list[str] | None = None) -> pa.Table | None:
     """All rows of one class sorted by key, duplicates dropped; None if the class has none."""
-    folder = run.path("scores", f"label={label}")
+    folder = run.path(run.table, f"label={label}")
     tables = [read_table(files.join(folder, path), columns) for path in files.list_files(folder)]
     if not tables:
         return None

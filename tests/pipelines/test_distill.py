@@ -1,5 +1,6 @@
 """Distilled sets: the same whatever the order, place or company they are made in; resumed, redone, and told apart."""
 
+import dataclasses
 import errno
 import io
 import json
@@ -8,16 +9,18 @@ import shutil
 import tarfile
 
 import pytest
+import torch
 from commandline import contents, snapshot
 
 from raydd.distill.controls import ControlConfig
 from raydd.distill.infoutil.config import InfoUtilConfig, SelectConfig
 from raydd.errors import UserError
+from raydd.keyed import torch_rng
 from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import DistillOptions, distill, distill_many, prepare, reference
 from raydd.pipelines.infoutil import InfoUtil
 from raydd.runtime.work import Resources
-from raydd.store import distilled
+from raydd.store import distilled, events
 from raydd.store.run import Run
 
 LOCAL = Resources(executor="local")
@@ -225,6 +228,54 @@ def test_full_stands_for_the_source(ask, tmp_path):
 def test_preparing_writes_nothing(ask, tmp_path):
     prepare(ask("run"), INFOUTIL)
     assert not (tmp_path / "run").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Slow(Control):
+    """Random images after three steps, each saved; class 1 fails in step 2 while the file `stop` is there."""
+
+    stop: str = ""
+
+    def build(self, job, label, tables, teacher, work):
+        state = work.load_state()
+        x = state.tensors["x"] if state else torch.zeros(2)
+        for step in range(state.step if state else 0, 3):
+            work.say(f"step {step}")
+            if (label, step) == (1, 2) and os.path.exists(self.stop):
+                raise ZeroDivisionError
+            x = x + torch.rand(2, generator=torch_rng(job.seed, step))
+            work.save_state({"x": x}, step + 1)
+        return super().build(job, label, tables, teacher, work)
+
+
+def half_done(ask, tmp_path, capsys) -> Slow:
+    """A run whose class 1 stopped in its third step."""
+    (tmp_path / "stop").touch()
+    slow = Slow("random", ControlConfig(), str(tmp_path / "stop"))
+    with pytest.raises(UserError, match="1' failed: ZeroDivisionError"):
+        distill(ask("run"), slow, LOCAL)
+    assert [path.name for path in (tmp_path / "run" / "state").glob("*.safetensors")] == ["class-1.safetensors"]
+    (tmp_path / "stop").unlink()
+    capsys.readouterr()
+    return slow
+
+
+def test_a_half_done_class_goes_on_from_its_state(ask, tmp_path, capsys):
+    slow = half_done(ask, tmp_path, capsys)
+    manifest = distill(ask("run"), slow, LOCAL)
+    assert [line for line in capsys.readouterr().out.splitlines() if "step" in line] == ["1: step 2"]
+    assert not list((tmp_path / "run" / "state").glob("*.safetensors"))
+    assert hashes(manifest) == hashes(distill(ask("calm"), slow, LOCAL))
+    resumed = [event for event in events.read(Run(ask("run").out)) if event["event"] == "unit_resumed"]
+    assert [(event["name"], event["step"]) for event in resumed] == [("1", 2)]
+
+
+@pytest.mark.parametrize("changes", [{"force": True}, {"force": True, "classes": "1"}], ids=["all", "one"])
+def test_force_forgets_a_half_done_class(ask, tmp_path, capsys, changes):
+    slow = half_done(ask, tmp_path, capsys)
+    distill(ask("run", **changes), slow, LOCAL)
+    steps = [line for line in capsys.readouterr().out.splitlines() if line.startswith("1: ")]
+    assert steps == ["1: step 0", "1: step 1", "1: step 2"]
 
 
 @pytest.mark.parametrize("writes", [2, 9])

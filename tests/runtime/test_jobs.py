@@ -1,5 +1,6 @@
 """The scripts of jobs/ under `ray job submit`, on a cluster that wants a token: exit codes, and readable logs."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -30,43 +32,71 @@ def head(tmp_path_factory):
     if not RAY.exists():
         pytest.skip("the ray command is not installed beside this Python")
     home = tmp_path_factory.mktemp("home")
-    # Session folders hold sockets, whose paths must be short.
-    folder = f"/tmp/raydd-{os.getpid()}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
     subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
+    complaints = []
+    # A port that was free may be taken by another program before Ray binds it: one more try, with others.
+    for attempt in range(2):
+        with contextlib.ExitStack() as stack:
+            address = stack.enter_context(head_node(environment, home / f"head-{attempt}.log"))
+            if complaint := wait_for_jobs(environment, address):
+                complaints += [complaint, (home / f"head-{attempt}.log").read_text()]
+                continue
+            yield environment, address
+            return
+    pytest.fail("\n".join(complaints))
+
+
+@contextlib.contextmanager
+def head_node(environment, log):
+    """The dashboard's address of a head that is stopped at the end, whatever happens meanwhile."""
+    # Session folders hold sockets, whose paths must be short.
+    folder = tempfile.mkdtemp(prefix="raydd-", dir="/tmp")
     port, dashboard = free_port(), free_port()
     # The agents' and the client's default ports belong to whoever started a Ray on this machine first.
     others = f"--dashboard-agent-listen-port {free_port()} --ray-client-server-port {free_port()}"
     line = f"start --head --block --num-cpus 2 --port {port} --dashboard-port {dashboard} --temp-dir {folder} {others}"
-    log = (home / "head.log").open("w")
-    started = subprocess.Popen([RAY, *line.split()], env=environment, stdout=log, stderr=log, start_new_session=True)
-    address = f"http://127.0.0.1:{dashboard}"
-    deadline = time.monotonic() + 120
-    # A head that answers may not have an agent yet that starts jobs.
-    probe = [RAY, "job", "submit", "--address", address, "--", "true"]
-    while (tried := subprocess.run(probe, env=environment, capture_output=True, text=True)).returncode:
-        assert time.monotonic() < deadline, tried.stdout + tried.stderr + (home / "head.log").read_text()
+    with log.open("w") as sink:
+        started = subprocess.Popen(
+            [RAY, *line.split()], env=environment, stdout=sink, stderr=sink, start_new_session=True
+        )
+        try:
+            yield f"http://127.0.0.1:{dashboard}"
+        finally:
+            os.killpg(started.pid, signal.SIGTERM)
+            try:
+                started.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                os.killpg(started.pid, signal.SIGKILL)
+                started.wait(timeout=5)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_jobs(environment, address, seconds=90):
+    """None once a job has run; else what the last try said. A head that answers may not have an agent for jobs yet."""
+    deadline, said = time.monotonic() + seconds, "nothing"
+    while time.monotonic() < deadline:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            probe = [RAY, "job", "submit", "--address", address, "--", "true"]
+            tried = subprocess.run(probe, env=environment, capture_output=True, text=True, timeout=30)
+            if tried.returncode == 0:
+                return None
+            said = tried.stdout + tried.stderr
         time.sleep(0.5)
-    yield environment, address
-    os.killpg(started.pid, signal.SIGTERM)
-    try:
-        started.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        os.killpg(started.pid, signal.SIGKILL)
-        started.wait(timeout=5)
-    shutil.rmtree(folder, ignore_errors=True)
+    return said
 
 
 def submit(head, script):
     """Run a job from a copy of the working tree: its exit code, its lines, and all that was printed."""
     environment, address = head
     line = f"job submit --address {address} --working-dir {ROOT} -- {sys.executable} {script}"
-    done = subprocess.run([RAY, *line.split()], env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run([RAY, *line.split()], env=environment, capture_output=True, text=True, timeout=200)
     lines = done.stdout.split("Tailing logs until the job exits")[-1].splitlines()[1:]
     return done.returncode, lines, done.stdout + done.stderr
 
 
+@pytest.mark.timeout(600)
 def test_a_preset_runs_and_goes_on_and_fails_in_one_line(head, digits_teacher, tmp_path):
     options = "--size 16 --factor 1 --ipc 1 --students convnet3 --protocol noaug:quick --seeds 1 --no-flip"
     line = f"jobs/infoutil_in1k.py --data digits --out {tmp_path} --teacher {digits_teacher} {options}"

@@ -44,6 +44,22 @@ def _result(path: Path) -> dict:
     return {name: value for name, value in json.loads(path.read_text()).items() if name != "seconds"}
 
 
+def test_doped_sets_are_identical(teacher, tmp_path):
+    """Doping model, scores and choice: the same weights and the same originals by every executor."""
+    from raydd.pipelines.dope import DopeOptions, dope
+    from raydd.runtime.work import Resources
+
+    base = tmp_path / "base"
+    raydd(f"distill random --data digits --out {base} --teacher {teacher} --ipc 2 --executor local")
+    plan = {"run": str(base), "per_class": 5, "scope": "global", "protocol": "quick_soft@2", "flip": False}
+    made = [
+        dope(DopeOptions(out=str(tmp_path / name), **plan), resources)
+        for name, resources in (("local", Resources(executor="local")), ("ray2", Resources(workers=2)))
+    ]
+    assert made[0]["hashes"] == made[1]["hashes"] and sum(made[0]["doping"]["counts"].values()) == 50
+    assert made[0]["doping"]["model"] == made[1]["doping"]["model"]
+
+
 def test_a_class_is_redone_alone(teacher, tmp_path):
     line = f"distill kmeans --data digits --out {tmp_path / 'run'} --teacher {teacher} --ipc 1"
     raydd(line)

@@ -62,6 +62,20 @@ def test_a_crash_that_cannot_be_judged_counts():
     assert list(queue.failures) == ["a"]
 
 
+def test_a_unit_that_gets_on_outlives_any_number_of_crashes():
+    queue = UnitQueue({"long": 1.0}, lambda worker: True)
+    for group in range(10):
+        assert queue.take(f"g{group}", "w") == "long"
+        queue.advance("long", group + 1)
+    assert queue.failures == {}
+    # From here on it saves no further than before.
+    for group in range(MAX_ATTEMPTS - 1):
+        assert queue.take(f"h{group}", "w") == "long"
+        queue.advance("long", 10 - group)
+    assert queue.take("last", "w") is None
+    assert set(queue.failures) == {"long"}
+
+
 def test_crashed_units_wait_until_the_others_are_done():
     workers = Workers()
     queue = UnitQueue({"poison": 9.0, "b": 2.0, "c": 1.0}, workers.died)

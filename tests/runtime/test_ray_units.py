@@ -1,7 +1,7 @@
 """Units on Ray Train: all are done whatever the number of workers, and every way of failing is reported, not fatal."""
 
 import pytest
-from toy_units import toys
+from toy_units import Steps, toys
 
 from raydd.errors import Unfinished
 from raydd.runtime.execute import run_units
@@ -33,9 +33,9 @@ def test_units_are_done_lines_are_heard_and_what_is_done_is_left_alone(tmp_path,
     assert [unit.tries for unit in units] == [0, 1, 1, 1, 1]
     printed = capfd.readouterr()
     lines = printed.out.splitlines()
-    assert lines[0] == "b talks"
-    assert lines[1].startswith("toys: 4/4 in ")
-    assert len(lines) == 2
+    # Progress besides; more than one line on a machine that is slow today.
+    assert [line for line in lines if not line.startswith("toys: ")] == ["b talks"]
+    assert lines[-1].startswith("toys: 4/4 in ")
     assert printed.err == ""
     # Nothing is left to do, so nothing is started.
     assert run(units, tmp_path) == (None, [])
@@ -67,6 +67,27 @@ def test_crashes_are_tried_again_and_given_up_while_the_others_finish(tmp_path):
         (name, facts["attempts"]) for name, event, facts in events if event == "unit_retried" and facts["crashed"]
     ]
     assert sorted(charged) == [("once", 1), ("poison", 1), ("poison", 2)]
+
+
+def test_a_worker_killed_within_a_unit_costs_the_step_it_was_in(tmp_path):
+    """Two workers, one of which dies by SIGKILL in step 5 of 8: the unit goes on from step 5, to the same bytes."""
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    calm.mkdir()
+    rough.mkdir()
+    kills = {"a": 5, "b": None, "c": None}
+    run_units([Steps(name, str(calm)) for name in kills], Resources(executor="local"), "steps", storage="")
+    units = [Steps(name, str(rough), kill=kill) for name, kill in kills.items()]
+    error, events = run(units, tmp_path)
+    assert error is None
+    assert ("a", "unit_retried", {"crashed": True, "attempts": 1}) in events
+    computed = {unit.name: unit.computed() for unit in units}
+    assert computed["a"] == [0, 1, 2, 3, 4, 5, 5, 6, 7]
+    # The restart of the group cuts the neighbor short as well; it too goes on from its last save.
+    recomputed = sum(len(steps) - len(set(steps)) for steps in computed.values())
+    assert recomputed <= 2
+    for name in kills:
+        assert (rough / f"{name}.bin").read_bytes() == (calm / f"{name}.bin").read_bytes()
+    assert not list((rough / "state").glob("*.safetensors"))
 
 
 def test_a_package_that_workers_lack_is_reported_at_once(tmp_path, shared_ray):

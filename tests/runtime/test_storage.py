@@ -38,12 +38,13 @@ def test_units_run_with_their_state_in_an_object_store(no_ray, tmp_path, monkeyp
         for name, value in (settings | {"DEFAULT_REGION": "us-east-1"}).items():
             monkeypatch.setenv(f"AWS_{name}", value)
         s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir("bucket")
+        # The stand-in keeps its buckets for the whole process: other tests have theirs.
+        s3fs.S3FileSystem().mkdir("units")
         import toy_units
 
         no_ray.cloudpickle.register_pickle_by_value(toy_units)
         units = toys(tmp_path, a="ok", b="ok")
-        run_units(units, Resources(), "toys", storage="s3://bucket/run/state")
+        run_units(units, Resources(), "toys", storage="s3://units/run/state")
         assert all(unit.is_done() for unit in units)
     finally:
         no_ray.shutdown()

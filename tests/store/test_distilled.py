@@ -68,6 +68,22 @@ def test_revision_grows_only_with_content(run):
     assert manifest["counts"] == {"zero": 2, "one": 2} and manifest["images"] == 4
 
 
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        ("PNG", "png"),
+        ("JPEG", "jpg"),
+        ("WEBP", "webp"),
+        ("GIF", "gif"),
+        ("BMP", "bmp"),
+        ("TIFF", "tif"),
+        ("PPM", "ppm"),
+    ],
+)
+def test_names_tell_the_format_of_originals(kind, suffix):
+    assert distilled.file_name(3, 7, encoded(9, kind)) == f"3-00007.{suffix}"
+
+
 def test_manifest_of_no_set_is_a_user_error(run):
     with pytest.raises(UserError, match="raydd distill"):
         distilled.read_manifest(run)
