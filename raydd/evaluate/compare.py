@@ -17,7 +17,7 @@ from raydd.evaluate.fairness import Paired, Summary, paired_difference, summariz
 from raydd.evaluate.record import FULL, RANDOM, Evaluation, RunResults
 
 # What names a row already, so that it is no variant of the method's options.
-_ROW_OPTIONS = ("seed", "ipc", "method")
+_ROW_OPTIONS = ("seed", "ipc", "method", "base")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind (`evaluation/<protocol>-<student>.json`) and reading it back with its run.
+"""What an evaluation leaves behind (`evaluation/<protocol>[+<labels>]-<student>.json`) and reading it back.
 
 One file holds one student under one protocol: all student seeds on one distilled set. Accuracies are fractions; the
 last step is the result, `best` is stored beside it and never ranks (evaluation.md, rule 1). An evaluation is stale when
@@ -20,6 +20,8 @@ from raydd.store.run import Run
 
 FULL = "full"
 RANDOM = "random"
+# Label forms that go without saying: hard protocols have the one, soft ones the other.
+USUAL_LABELS = ("hard", "online")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,16 +116,20 @@ class RunResults:
         return uri.rstrip("/").rsplit("/", 1)[-1] or uri
 
 
-def file_name(protocol: str, student: str) -> str:
-    """Name of the evaluation's file; what no filesystem should see in a name becomes `_`."""
-    return re.sub(r"[^\w.+-]+", "_", f"{protocol}-{student}") + ".json"
+def file_name(protocol: str, student: str, labels: str) -> str:
+    """Name of the evaluation's file; stored labels (patch, single, views) are named: a set may be judged by several.
+
+    What no filesystem should see in a name becomes `_`.
+    """
+    stored = "" if labels in USUAL_LABELS else f"+{labels}"
+    return re.sub(r"[^\w.+-]+", "_", f"{protocol}{stored}-{student}") + ".json"
 
 
 def write_evaluation(run: Run, evaluation: Evaluation) -> str:
     """Write the evaluation with its mean, std and n for readers of the bare file; return the file's URI."""
     summary = evaluation.summary
     plain = to_plain(evaluation) | dataclasses.asdict(summary)
-    uri = run.path("evaluation", file_name(evaluation.name, evaluation.student))
+    uri = run.path("evaluation", file_name(evaluation.name, evaluation.student, str(evaluation.labels["form"])))
     files.write_atomic(uri, json.dumps(_no_nan(plain), indent=1, allow_nan=False).encode())
     return uri
 

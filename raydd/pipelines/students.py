@@ -6,16 +6,15 @@ Many small students run side by side, one per worker; a large one runs as one pr
 
 import dataclasses
 import functools
-import io
 import json
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-from PIL import Image
 
 from raydd.config import content_hash, to_plain
+from raydd.data.decode import decode_image
 from raydd.data.source import open_validation
 from raydd.data.tensors import ImageSet, load_images
 from raydd.evaluate.labels import make_labels
@@ -58,7 +57,8 @@ class StudentUnit:
 
     @property
     def slug(self) -> str:
-        return f"{file_name(self.protocol.name, self.student).removesuffix('.json')}-{self.seed}"
+        name = file_name(self.protocol.name, self.student, self.labels.form)
+        return f"{name.removesuffix('.json')}-{self.seed}"
 
     @property
     def cost(self) -> float:
@@ -101,7 +101,7 @@ class StudentUnit:
             labels=self._labels(run, train, manifest, normalization, device),
             device=device,
             steps=steps,
-            state=self._snapshots(run),
+            state=snapshots_at(self._snapshot_uri(run)),
             rank=rank,
             world=world,
         )
@@ -123,28 +123,34 @@ class StudentUnit:
                 teacher_hash=self.labels.teacher_hash,
                 seed=self.label_seed,
             )
-        return make_labels(
-            self.labels.form,
-            train,
-            num_classes=len(manifest["classes"]),
-            teacher=self.labels.spec.load(device) if self.labels.spec else None,
-            normalization=normalization,
-            device=device,
-        )
+        return open_labels(self.labels, train, manifest, normalization, device)
 
     def _snapshot_uri(self, run: Run) -> str:
         return run.path("state", f"student-{self.slug}.safetensors")
 
-    def _snapshots(self, run: Run) -> Snapshots:
-        uri = self._snapshot_uri(run)
 
-        def load() -> dict[str, torch.Tensor] | None:
-            return safetensors.torch.load(filesystem.read_bytes(uri)) if filesystem.exists(uri) else None
+def open_labels(labels: LabelSource, train: TrainSet, manifest: dict, normalization: Normalization, device: str):
+    """The label form of a training on the set of `manifest`; every form but stored views."""
+    return make_labels(
+        labels.form,
+        train,
+        num_classes=len(manifest["classes"]),
+        teacher=labels.spec.load(device) if labels.spec else None,
+        normalization=normalization,
+        device=device,
+    )
 
-        def save(tensors: dict[str, torch.Tensor]) -> None:
-            filesystem.write_atomic(uri, safetensors.torch.save(tensors))
 
-        return Snapshots(load, save, SNAPSHOT_S)
+def snapshots_at(uri: str) -> Snapshots:
+    """Snapshots of one training in one file."""
+
+    def load() -> dict[str, torch.Tensor] | None:
+        return safetensors.torch.load(filesystem.read_bytes(uri)) if filesystem.exists(uri) else None
+
+    def save(tensors: dict[str, torch.Tensor]) -> None:
+        filesystem.write_atomic(uri, safetensors.torch.save(tensors))
+
+    return Snapshots(load, save, SNAPSHOT_S)
 
 
 def resolve_protocol(name: str, manifest: dict[str, Any], student: str, *, flip: bool, precision: str) -> Protocol:
@@ -176,18 +182,23 @@ def load_training(run: Run, manifest: dict[str, Any], protocol: Protocol) -> tup
         images = _source_images(manifest["source"]["uri"], manifest["size"])
         steps = protocol.steps(len(manifest["classes"]) * manifest["ipc"])
         return TrainSet(images.images, images.labels, list(images.keys)), steps
-    pixels, labels, keys, soft = [], [], [], []
+    pixels, labels, keys, soft, whole = [], [], [], [], []
     for label in range(len(manifest["classes"])):
         for i, image in enumerate(distilled.read_class(run, label)):
-            pixels.append(np.asarray(Image.open(io.BytesIO(image.data)).convert("RGB")))
+            # Originals of a doped set keep their own bytes and sizes; what was distilled has the size already.
+            pixels.append(decode_image(image.data, manifest["size"]))
             labels.append(label)
             keys.append(f"{label:06d}/{i:06d}")
             soft.append(image.soft_label)
+            whole.append(image.origin == "real")
     logits = None
-    if soft and soft[0] is not None:
+    # A doped set may hold stored labels of its distilled images only: of no use to a training on all.
+    if soft and None not in soft:
         logits = torch.tensor(soft, dtype=torch.float32).view(len(soft), -1, len(manifest["classes"]))
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return TrainSet(images, torch.tensor(labels), keys, manifest["factor"], logits), None
+    mixed = manifest["factor"] > 1 and any(whole)
+    originals = torch.tensor(whole) if mixed else None
+    return TrainSet(images, torch.tensor(labels), keys, manifest["factor"], logits, originals), None
 
 
 @functools.lru_cache(maxsize=1)

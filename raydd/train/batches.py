@@ -79,6 +79,7 @@ class Batches:
         world: int = 1,
     ):
         self.train, self.augmentation, self.normalization = train, protocol.augmentation, normalization
+        self.whole = None if train.whole is None else train.whole.cpu().numpy()
         self.draws, self.device, self.rank, self.world = Draws(seed, len(train)), torch.device(device), rank, world
         self.bounds = batch_bounds(len(train), min(protocol.batch, len(train)))
         resident = train.images.numel() <= RESIDENT_BYTES
@@ -129,7 +130,8 @@ class Batches:
 
     def _augment(self, rows: np.ndarray, epoch: int, groups: tuple[str, ...]) -> tuple[Tensor, View]:
         plan, draws = self.augmentation, self.draws
-        view = draw_view(plan, draws, epoch, rows, self.images.shape[-1])
+        whole = None if self.whole is None else self.whole[rows]
+        view = draw_view(plan, draws, epoch, rows, self.images.shape[-1], whole)
         images = self.images[torch.from_numpy(rows).to(self.images.device)].to(self.device)
         if plan.autoaugment:
             images = autoaugment.autoaugment(images, draws.uniform("autoaugment", autoaugment.COLUMNS, epoch, rows))
@@ -144,13 +146,17 @@ class Batches:
         return images, view
 
 
-def draw_view(plan: Augmentation, draws: Draws, epoch: int, rows: np.ndarray, size: int) -> View:
-    """Geometry of the views of `rows` in `epoch`."""
+def draw_view(
+    plan: Augmentation, draws: Draws, epoch: int, rows: np.ndarray, size: int, whole: np.ndarray | None = None
+) -> View:
+    """Geometry of the views of `rows` in `epoch`; those that are `whole` (bool [B]) keep their tiles in place."""
     view = geometry.whole_view(len(rows), size, plan.tiles)
     orders = (view.rows, view.columns)
     if plan.tiles > 1:
         uniform = draws.uniform("tiles", 2 * plan.tiles, epoch, rows)
         orders = tuple(geometry.tile_orders(u) for u in np.split(uniform, 2, axis=1))
+        if whole is not None:
+            orders = tuple(np.where(whole[:, None], view.rows, order) for order in orders)
     box, flip = view.box, view.flip
     if plan.crop_area is not None:
         box = geometry.crop_boxes(draws.uniform("crop", geometry.CROP_COLUMNS, epoch, rows), size, plan.crop_area)

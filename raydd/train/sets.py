@@ -13,7 +13,8 @@ class TrainSet:
     """N square training images, put in the order of their keys on construction: row i is the i-th smallest key.
 
     `images` uint8 [N, 3, S, S]; `labels` int64 [N]; `keys` N unique strings; `factor` F of mosaics (F x F tiles);
-    `soft_labels` float logits [N, k, K] with k = F * F tiles in row-major order, or k = 1, or None.
+    `soft_labels` float logits [N, k, K] with k = F * F tiles in row-major order, or k = 1, or None. `whole` bool [N]:
+    the images of a set of mosaics that are none (originals of a doped set), whose tiles are not shuffled; or None.
     Raises `ValueError` when lengths differ or keys repeat.
     """
 
@@ -22,6 +23,7 @@ class TrainSet:
     keys: list[str]
     factor: int = 1
     soft_labels: Tensor | None = None
+    whole: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.images)
@@ -34,14 +36,17 @@ class TrainSet:
             self.images, self.labels = self.images[order], self.labels[order]
             self.keys = [self.keys[i] for i in order]
             self.soft_labels = None if self.soft_labels is None else self.soft_labels[order]
+            self.whole = None if self.whole is None else self.whole[order]
 
     def __len__(self) -> int:
         return len(self.images)
 
     def fingerprint(self) -> str:
-        """Hash of keys, labels and pixels; equal for equal content in any original order."""
+        """Hash of keys, labels, pixels and `whole`; equal for equal content in any original order."""
         images = np.ascontiguousarray(self.images.cpu().numpy()).tobytes()
-        return digest(tuple(self.keys), tuple(self.labels.tolist()), digest(images, size=16), size=8).hex()
+        parts = (tuple(self.keys), tuple(self.labels.tolist()), digest(images, size=16))
+        parts += () if self.whole is None else (tuple(self.whole.tolist()),)
+        return digest(*parts, size=8).hex()
 
 
 @dataclass

@@ -19,7 +19,7 @@ from typing import Protocol as Interface
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raydd.config import content_hash
@@ -94,12 +94,14 @@ def train_student(
     state: Snapshots | None = None,
     rank: int = 0,
     world: int = 1,
+    keep: Callable[[nn.Module], None] | None = None,
 ) -> StudentResult:
     """Train `arch` on `train` by `protocol` and test it on `val` (images already resized and center cropped).
 
     `val` may be any iterable of (uint8 [B, 3, S, S], int64 [B]) that can be iterated repeatedly. `steps` overrides the
     number of optimizer steps. `progress(step, steps, top1 or None)` is called at checks and every 50 steps. `state`
-    keeps a snapshot, from which the same call goes on to the same result. The global random state is left as it was.
+    keeps a snapshot, from which the same call goes on to the same result. `keep` is given the trained network (its
+    average, where the protocol tests that). The global random state is left as it was.
     Raises `UserError` when the label form does not fit the protocol.
     """
     if labels.kind != protocol.labels:
@@ -111,7 +113,10 @@ def train_student(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         run = _Run(train, protocol, arch, seed, num_classes, normalization, labels, device, steps, rank, world)
         run.resume(state)
-        return run.finish(val, progress, state)
+        result = run.finish(val, progress, state)
+        if keep:
+            keep(run.tested)
+        return result
 
 
 def loss_of(logits: Tensor, targets: Tensor, kind: str, temperature: float) -> Tensor:
@@ -163,6 +168,11 @@ class _Run:
     @property
     def bf16(self) -> bool:
         return self.protocol.precision == "bf16"
+
+    @property
+    def tested(self) -> nn.Module:
+        """The network that is tested: the trained one, or its average."""
+        return self.net if self.ema is None else self.ema.net
 
     def resume(self, state: Snapshots | None) -> None:
         tensors = state.load() if state else None
@@ -236,9 +246,8 @@ class _Run:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def test(self, val: Validation) -> Accuracy:
-        net = self.net if self.ema is None else self.ema.net
         where = {"device": self.device, "rank": self.rank, "world": self.world}
-        return measure_accuracy(net, val, self.normalization, self.num_classes, bf16=self.bf16, **where)
+        return measure_accuracy(self.tested, val, self.normalization, self.num_classes, bf16=self.bf16, **where)
 
     def record(self) -> dict:
         names = ("identity", "step", "images_seen", "seconds", "curve")

@@ -143,6 +143,16 @@ def test_seed_and_ipc_make_no_variant():
     assert set(variant_names(runs).values()) == {""}
 
 
+def test_doped_sets_of_several_seeds_are_one_variant():
+    """Each seed dopes a set of its own, whose content hash is part of the configuration."""
+    runs = [judged("random+dope", students(0.5), distill_seed=s) for s in (0, 1)]
+    for run, base in zip(runs, "ab"):
+        run.record["config"]["distill"] |= {"base": base, "doping": {"per_class": 5}}
+    assert set(variant_names(runs).values()) == {""}
+    runs[1].record["config"]["distill"]["doping"] = {"per_class": 6}
+    assert set(variant_names(runs).values()) == {"per_class=5", "per_class=6"}
+
+
 def test_a_run_given_twice_counts_once_and_a_repeated_seed_is_noted():
     run = judged("rded", students(0.5), uri="a")
     (block,) = compare([run, run])

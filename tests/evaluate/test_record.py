@@ -99,5 +99,7 @@ def test_results_need_a_run_and_a_set(run):
 
 
 def test_file_names_hold_no_separators():
-    assert file_name("hard", "convnet3") == "hard-convnet3.json"
-    assert "/" not in file_name("../x", "a/b") and ":" not in file_name("noaug:hard", "r")
+    assert file_name("hard", "convnet3", "hard") == "hard-convnet3.json"
+    assert file_name("soft", "convnet3", "online") == "soft-convnet3.json"
+    assert file_name("soft", "convnet3", "views") == "soft+views-convnet3.json"
+    assert "/" not in file_name("../x", "a/b", "hard") and ":" not in file_name("noaug:hard", "r", "hard")

@@ -100,3 +100,18 @@ def test_no_augmentation_is_normalization_only():
     batch = batches.batch(0)
     assert batches.augmentation == Augmentation() and batch.box is None
     assert torch.equal(batch.images, NORM.apply(batches.train.images[torch.from_numpy(batch.rows)]))
+
+
+def test_whole_images_keep_their_tiles_in_place():
+    """In a set of mosaics and originals: the originals' views are those of no shuffle, the mosaics' are unchanged."""
+    mixed, plan = train_set(), protocol(augmentation=Augmentation(tiles=2))
+    mixed.whole = torch.arange(COUNT) % 3 == 0
+    batch, shuffled, still = (
+        Batches(train, p, 1, NORM).batch(0)
+        for train, p in ((mixed, plan), (train_set(), plan), (mixed, protocol(augmentation=Augmentation())))
+    )
+    whole = mixed.whole[batch.rows]
+    assert torch.equal(batch.images[whole], still.images[whole])
+    assert torch.equal(batch.images[~whole], shuffled.images[~whole])
+    assert not torch.equal(shuffled.images[whole], still.images[whole])
+    assert (batch.view.rows[whole.numpy()] == [0, 1]).all()

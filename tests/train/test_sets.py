@@ -27,6 +27,14 @@ def test_fingerprint_ignores_order_but_not_content():
     assert TrainSet(images + 1, labels, keys).fingerprint() != first
 
 
+def test_whole_images_follow_their_keys_and_are_part_of_the_fingerprint():
+    images, labels, keys, _ = content()
+    train = TrainSet(images, labels, keys, 2, whole=torch.tensor([True, False, False, True]))
+    assert train.whole.tolist() == [False, True, True, False]
+    prints = {TrainSet(images, labels, keys, 2, whole=w).fingerprint() for w in (None, train.whole, ~train.whole)}
+    assert len(prints) == 3
+
+
 @pytest.mark.parametrize("keys", [["a", "b", "c"], ["a", "b", "c", "c"]])
 def test_bad_keys_are_refused(keys):
     images, labels, _, _ = content()

@@ -87,6 +87,18 @@ def test_every_hard_protocol_runs(name):
     assert 0 <= result.last <= 1 and result.steps == 3
 
 
+def test_the_trained_network_is_handed_out_as_it_was_tested():
+    train, val = sets(100)
+    for ema in (0.0, 0.5):
+        kept = []
+        plan = protocol(epochs=2, ema=ema)
+        result = student(train, val, plan, keep=kept.append)
+        net = kept[0].eval()
+        with torch.no_grad():
+            hits = (net(NORM.apply(val.images)).argmax(1) == val.labels).float().mean()
+        assert hits.item() == pytest.approx(result.last)
+
+
 def test_permuted_labels_give_chance():
     train, val = sets()
     train.labels = train.labels[torch.randperm(TRAIN, generator=torch.Generator().manual_seed(0))]
