@@ -94,6 +94,7 @@ def main() -> None:
                     ipc=ipc,
                     seed=seed,
                     teacher=args.teacher,
+                    teacher_arch=args.teacher_arch,
                     scores=f"{args.out}/scores",
                     precision=args.precision,
                 )
@@ -161,7 +162,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="source")
     parser.add_argument("--val", help="validation source (default: the source's val part)")
-    parser.add_argument("--teacher", required=True, help="directory of train-teacher")
+    parser.add_argument("--teacher", required=True, help="directory of train-teacher, or a checkpoint file")
+    parser.add_argument("--teacher-arch", help="architecture of a checkpoint file")
     parser.add_argument("--out", required=True, help="directory for the runs")
     parser.add_argument("--name", required=True, help="name of the result files")
     parser.add_argument("--ipc", default="1,10", type=lambda text: [int(part) for part in text.split(",")])

@@ -10,21 +10,17 @@ import dataclasses
 
 from start import run
 
-from raydd.commands import console, parse
+from raydd.commands.parsing import console, parse
 from raydd.distill.controls import ControlConfig
 from raydd.distill.infoutil.config import InfoUtilConfig, rded
-from raydd.evaluate.compare import compare
-from raydd.evaluate.record import read_results
 from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import Method, distill_many
 from raydd.pipelines.evaluate import EvaluateOptions, evaluate
 from raydd.pipelines.infoutil import InfoUtil
 from raydd.pipelines.request import DistillOptions
-from raydd.report.page import write_report
-from raydd.report.tables import print_table
+from raydd.pipelines.show import show
 from raydd.runtime.work import Resources
 from raydd.store import filesystem
-from raydd.store.run import Run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,9 +83,9 @@ def main(args: list[str]) -> None:
     options = parse(In1kOptions, "jobs/infoutil_in1k.py", args)
     requests = [(options.request(method), method) for method in options.methods()]
     distill_many(requests, options.resources)
-    runs = [Run(request.out) for request, _ in requests]
+    runs = tuple(request.out for request, _ in requests)
     judge = EvaluateOptions(
-        run=tuple(run.uri for run in runs),
+        run=runs,
         val=options.val or options.data,
         students=options.students,
         protocol=options.protocol,
@@ -97,9 +93,7 @@ def main(args: list[str]) -> None:
         flip=options.flip,
     )
     evaluate(judge, options.resources)
-    print_table(compare([read_results(run) for run in runs]), console)
-    report = filesystem.join(filesystem.absolute(options.out), "report.html")
-    console.print(f"report: {write_report(runs, report, f'raydd: InfoUtil at IPC {options.ipc}')}")
+    show(runs, options.out, f"raydd: InfoUtil at IPC {options.ipc}", console)
 
 
 run(main)

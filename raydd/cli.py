@@ -27,15 +27,17 @@ class Command:
 
 # Modules are imported when their command is called, so that `raydd --help` does not wait for torch.
 COMMANDS = {
-    "demo": Command("the whole story on the packaged digits: a table and a report", "raydd.commands:demo"),
-    "train-teacher": Command("train a teacher on a source", "raydd.commands:train_teacher"),
-    "score": Command("compute scores of every source image in one pass", "raydd.commands:score"),
-    "distill": Command("make a distilled set: METHOD --data SRC --out RUN --ipc N", "raydd.commands:distill"),
-    "evaluate": Command("train students on distilled sets and test them", "raydd.commands:evaluate"),
-    "store-labels": Command("store the teacher's logits of every training view", "raydd.commands:store_labels"),
-    "compare": Command("one table over several runs", "raydd.commands:compare"),
-    "export": Command("write a distilled set as imagefolder, webdataset or huggingface", "raydd.commands:export"),
-    "report": Command("write report.html of a run", "raydd.commands:report"),
+    "demo": Command("the whole story on the packaged digits: a table and a report", "raydd.commands.make:demo"),
+    "train-teacher": Command("train a teacher on a source", "raydd.commands.make:train_teacher"),
+    "train-prior": Command("train a diffusion prior on a source", "raydd.commands.make:train_prior"),
+    "score": Command("compute scores of every source image in one pass", "raydd.commands.make:score"),
+    "distill": Command("make a distilled set: METHOD --data SRC --out RUN --ipc N", "raydd.commands.distill:distill"),
+    "dope": Command("add selected originals to a distilled set", "raydd.commands.make:dope"),
+    "evaluate": Command("train students on distilled sets and test them", "raydd.commands.judge:evaluate"),
+    "store-labels": Command("store the teacher's logits of every training view", "raydd.commands.make:store_labels"),
+    "compare": Command("one table over several runs", "raydd.commands.judge:compare"),
+    "export": Command("write a distilled set as imagefolder, webdataset or huggingface", "raydd.commands.judge:export"),
+    "report": Command("write report.html of a run", "raydd.commands.judge:report"),
 }
 
 

@@ -17,7 +17,7 @@ from commandline import done, raydd, refused, snapshot
 from PIL import Image
 
 from raydd import cli
-from raydd.commands import METHODS
+from raydd.commands.distill import METHODS
 from raydd.store import distilled
 from raydd.store.run import Run
 

@@ -6,7 +6,6 @@ control, is a setting of InfoUtil's pipeline (`raydd.distill.infoutil.config.rde
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -16,6 +15,7 @@ from raydd.config import check_choices
 from raydd.data.source import Source
 from raydd.distill.assemble import open_images, stored_logits
 from raydd.distill.encode import encode, resolve_codec
+from raydd.distill.output import OutputConfig
 from raydd.errors import UserError
 from raydd.keyed import hash64
 from raydd.models.teacher import Teacher
@@ -25,17 +25,11 @@ CONTROLS = ("random", "kmeans", "herding")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ControlConfig:
-    """Options of a control; labels and codec as in InfoUtil, so that a table has one label regime and one codec."""
+class ControlConfig(OutputConfig):
+    """Options of a control, and its labels and codec."""
 
     # Candidates per class; None looks at the whole class.
     mipc: int | None = None
-    # Soft labels made while the student trains, stored per image, or none.
-    labels: Literal["online", "single", "hard"] = "online"
-    # Which teacher labels; None takes the early one up to IPC 10 if there is one, else the converged.
-    label_teacher: Literal["early", "converged"] | None = None
-    # Image codec; auto is lossless up to 64 px and JPEG q95 above.
-    codec: Literal["auto", "png", "jpeg95", "jpeg75"] = "auto"
 
     def check(self) -> None:
         """Raise `UserError` for an unknown switch or no candidates."""

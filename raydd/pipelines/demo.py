@@ -1,7 +1,8 @@
 """The whole story on scikit-learn's handwritten digits: `raydd demo` and `jobs/quickstart.py`.
 
-A teacher, five ways to choose one or ten images per class, three seeds each, students, a table, a report. All of it is
-real and small: 1,797 digits at 16 px, so that two CPU cores finish it in a few minutes.
+A teacher and a diffusion prior, seven ways to make one or ten images per class, one set doped with originals, three
+seeds each, students, a table, a report. All of it is real and small: 1,797 digits at 16 px, so that two CPU cores
+finish it in a few minutes.
 """
 
 import dataclasses
@@ -11,29 +12,35 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from raydd.distill.controls import ControlConfig
+from raydd.distill.dsco.config import PRESETS as DSCO
 from raydd.distill.infoutil.config import InfoUtilConfig, SelectConfig, rded
-from raydd.evaluate.compare import compare
-from raydd.evaluate.record import read_results
-from raydd.pipelines import teacher
+from raydd.pipelines import prior, teacher
 from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import FULL, DistillOptions, Method, distill_many, reference
+from raydd.pipelines.dope import dope
+from raydd.pipelines.dope_request import DopeOptions
+from raydd.pipelines.dsco import Dsco
 from raydd.pipelines.evaluate import EvaluateOptions, evaluate
 from raydd.pipelines.infoutil import InfoUtil
+from raydd.pipelines.prior import PriorOptions
+from raydd.pipelines.prior_samples import PriorConfig, PriorSamples
+from raydd.pipelines.show import show
 from raydd.pipelines.teacher import TeacherOptions
-from raydd.report.page import write_report
-from raydd.report.tables import print_table
 from raydd.runtime.work import Resources
 from raydd.store import filesystem
-from raydd.store.run import Run
 
 DATA, SIZE, ARCH = "digits", 16, "convnet3"
+# Images per class of the generated sets, and originals per class that one of them is doped with.
+GENERATED, DOPED = 10, 10
+# A prior of 28,000 parameters' worth of digits needs neither more steps nor more guidance.
+STEPS, GUIDANCE = 20, 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoOptions:
     """Distill scikit-learn's digits with every method and judge the results."""
 
-    # Directory for the teacher, the runs and the report.
+    # Directory for the teacher, the prior, the runs and the report.
     out: str = "raydd-demo"
     # Images per class.
     ipc: tuple[int, ...] = (1, 10)
@@ -49,28 +56,38 @@ def run_demo(options: DemoOptions, console: Console) -> None:
     """Run everything, print the table, and write `report.html`."""
     start = time.monotonic()
     out = filesystem.absolute(options.out)
-    trained = filesystem.join(out, "teacher")
-    console.print("1/3 teacher: a ConvNet-3 on 1,437 digits")
-    recipe = TeacherOptions(data=DATA, out=trained, arch=ARCH, size=SIZE, width=64, epochs=20, batch=64, flip=False)
-    # In this process: a worker group would take longer to start than the teacher takes to train.
-    teacher.train(recipe, dataclasses.replace(options.resources, executor="local"))
-    console.print("2/3 distill: random, k-means, RDED and InfoUtil")
-    requests = [
-        (_options(out, method.name, ipc, seed), method)
-        for ipc in options.ipc
-        for seed in range(options.seeds)
-        for method in methods()
-    ]
+    console.print("1/4 teacher and prior: a ConvNet-3 and a small diffusion UNet on 1,437 digits")
+    train_models(out, options.resources)
+    console.print("2/4 distill: random, k-means, RDED, InfoUtil, plain samples of the prior, DsCo")
+    seeds = range(options.seeds)
+    requests = [(_options(out, m.name, ipc, s), m) for ipc in options.ipc for s in seeds for m in methods()]
+    # Ten images that share a class's distribution say more than one, and take as long.
+    requests += [(_options(out, m.name, GENERATED, s), m) for s in seeds for m in generators()]
+    # The size of the doped set, beside which random images stand.
+    total = GENERATED + DOPED
+    requests += [(_options(out, m.name, total, s), m) for s in seeds for m in methods()[:1]]
     distill_many(requests, options.resources)
-    ceilings = [_options(out, FULL, ipc, seed) for ipc in options.ipc for seed in range(options.seeds)]
+    console.print(f"3/4 dope: {DOPED} originals per class join DsCo's images")
+    dopings = [_doping(out, seed) for seed in seeds]
+    for doping in dopings:
+        dope(doping, options.resources)
+    ceilings = [_options(out, FULL, ipc, seed) for ipc in (*options.ipc, total) for seed in seeds]
     for ceiling in ceilings:
         reference(ceiling)
-    runs = [request.out for request in ceilings] + [request.out for request, _ in requests]
-    console.print(f"3/3 evaluate: {len(runs)} students")
+    runs = [request.out for request in (*ceilings, *(r for r, _ in requests), *dopings)]
+    console.print(f"4/4 evaluate: {len(runs)} students")
     judge = EvaluateOptions(run=tuple(runs), val=DATA, students=ARCH, protocol=options.protocol, seeds=1, flip=False)
     evaluate(judge, options.resources)
-    finish([Run(uri) for uri in runs], out, console)
+    show(runs, out, "raydd demo: digits", console)
     console.print(f"done in {time.monotonic() - start:.0f} s; run 'raydd demo' again and it finds everything done")
+
+
+def train_models(out: str, resources: Resources) -> None:
+    """The teacher and the prior, in this process: a worker group takes longer to start than the teacher to train."""
+    here = dataclasses.replace(resources, executor="local", threads=2)
+    recipe = {"data": DATA, "arch": ARCH, "size": SIZE, "width": 64, "epochs": 20, "batch": 64, "flip": False}
+    teacher.train(TeacherOptions(out=filesystem.join(out, "teacher"), **recipe), here)
+    prior.train(PriorOptions(data=DATA, out=filesystem.join(out, "prior"), preset="tiny"), here)
 
 
 def methods() -> Sequence[Method]:
@@ -85,18 +102,26 @@ def methods() -> Sequence[Method]:
     )
 
 
+def generators() -> Sequence[Method]:
+    """The rows whose images come from the prior."""
+    plain = PriorSamples("prior", PriorConfig(steps=STEPS, guidance=GUIDANCE))
+    return plain, Dsco("dsco", dataclasses.replace(DSCO["dsco-fast"](), steps=STEPS, guidance=GUIDANCE))
+
+
 def _options(out: str, method: str, ipc: int, seed: int) -> DistillOptions:
+    drawn = method in {generator.name for generator in generators()}
     return DistillOptions(
         data=DATA,
         out=filesystem.join(out, f"{method}-ipc{ipc}-seed{seed}"),
         ipc=ipc,
         seed=seed,
         teacher=filesystem.join(out, "teacher"),
+        prior=filesystem.join(out, "prior") if drawn else None,
         scores=filesystem.join(out, "scores"),
     )
 
 
-def finish(runs: Sequence[Run], out: str, console: Console) -> None:
-    """Print the table over all runs and write the report."""
-    print_table(compare([read_results(run) for run in runs]), console)
-    console.print(f"report: {write_report(list(runs), filesystem.join(out, 'report.html'), 'raydd demo: digits')}")
+def _doping(out: str, seed: int) -> DopeOptions:
+    base = _options(out, "dsco", GENERATED, seed).out
+    scores = filesystem.join(out, "scores")
+    return DopeOptions(run=base, out=f"{base}-doped", per_class=DOPED, flip=False, scores=scores, protocol="soft@100")

@@ -1,6 +1,6 @@
-"""What a distillation is about, opened and checked once: source, teachers, working size, classes.
+"""What a distillation is about, opened and checked once: source, teachers, prior, working size, classes.
 
-Everything here is small to pickle: workers open the source and the teachers again by name, once per process.
+Everything here is small to pickle: workers open the source, the teachers and the prior again by name, once per process.
 """
 
 import dataclasses
@@ -16,6 +16,8 @@ from raydd.data.tensors import load_images
 from raydd.errors import UserError
 from raydd.keyed import smallest
 from raydd.models.audit import measure_teacher, verdict
+from raydd.models.prior.base import Prior
+from raydd.models.prior.pipeline import load_prior
 from raydd.models.teacher import Teacher, check_classes, load_teacher
 from raydd.store import filesystem as files
 from raydd.store.run import Run
@@ -51,6 +53,34 @@ def _load(spec: TeacherSpec, device: str) -> Teacher:
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PriorSpec:
+    """A prior by name, as a user gives it; `load` opens it once per process and device.
+
+    classes: the source's, whose index is the label that the prior is asked for. class_map: pairs of a source class and
+    the prior's class or label, where names alone do not match.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    class_map: tuple[tuple[str, str | int], ...] | None = None
+    guidance_channels: str = "all"
+
+    def load(self, device: str = "cpu") -> Prior:
+        return _load_prior(self, device)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_prior(spec: PriorSpec, device: str) -> Prior:
+    return load_prior(
+        spec.name,
+        device=device,
+        classes=spec.classes,
+        class_map=None if spec.class_map is None else dict(spec.class_map),
+        guidance_channels=spec.guidance_channels,
+    )
+
+
 @functools.lru_cache(maxsize=8)
 def opened(uri: str, split: str) -> Source:
     """The source at `uri`, listed once per process."""
@@ -74,6 +104,8 @@ class Job:
     normalization: dict[str, list[float]]
     batch: int = 64
     precision: str = "fp32"
+    prior: PriorSpec | None = None
+    prior_hash: str | None = None
 
     @property
     def source(self) -> Source:
@@ -93,15 +125,17 @@ def open_teacher(
     name: str, source: Source, *, arch: str | None, rows: tuple[int, ...] | None, size: int | None, early: bool = False
 ) -> TeacherSpec:
     """Load a teacher against a source and compare class names and order; the spec that every worker loads it by."""
-    spec = TeacherSpec(name=_absolute(name), arch=arch, rows=rows, classes=source.classes, image_size=size, early=early)
+    spec = TeacherSpec(
+        name=absolute_if_there(name), arch=arch, rows=rows, classes=source.classes, image_size=size, early=early
+    )
     warning = check_classes(spec.load(), source.classes)
     if warning:
         print(f"warning: {warning}")
     return spec
 
 
-def _absolute(name: str) -> str:
-    """Workers may run in another directory; `NAME:pretrained` is no path."""
+def absolute_if_there(name: str) -> str:
+    """Workers may run in another directory; `NAME:pretrained` and hub ids are no paths."""
     return files.absolute(name) if files.exists(name) else name
 
 

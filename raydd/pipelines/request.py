@@ -1,11 +1,12 @@
 """What a person asks of a distillation, and the checked job that it becomes."""
 
 import dataclasses
+import json
 from typing import Literal
 
 from raydd.errors import UserError, choose
 from raydd.models.normalization import IMAGENET
-from raydd.pipelines.job import Job, open_teacher, opened
+from raydd.pipelines.job import Job, PriorSpec, absolute_if_there, open_teacher, opened
 from raydd.store import filesystem
 
 
@@ -25,7 +26,11 @@ class DistillOptions:
     teacher_arch: str | None = None
     # Output rows to keep of a teacher with more classes, in the order of the source's classes.
     teacher_rows: tuple[int, ...] | None = None
-    # Working size in pixels; None takes the teacher's.
+    # Diffusion prior: directory of `train-prior`, or a pipeline that diffusers loads (local or a hub's name).
+    prior: str | None = None
+    # JSON file {source class: the prior's class or label}, where the prior's class names are not the source's.
+    class_map: str | None = None
+    # Working size in pixels; None takes the teacher's, else the prior's.
     size: int | None = None
     # Seed of every random draw.
     seed: int = 0
@@ -56,6 +61,13 @@ def open_job(options: DistillOptions) -> Job:
         )
         teacher = spec.load()
         size = size or teacher.info.image_size
+    prior = prior_hash = None
+    if options.prior is not None:
+        prior = PriorSpec(
+            name=absolute_if_there(options.prior), classes=source.classes, class_map=read_class_map(options.class_map)
+        )
+        loaded = prior.load()
+        prior_hash, size = loaded.hash, size or loaded.image_size
     if size is None:
         raise UserError("no --size and no --teacher to take it from: give the working size in pixels, e.g. --size 32")
     mean, std = (teacher.info.mean, teacher.info.std) if teacher else (IMAGENET.mean, IMAGENET.std)
@@ -73,7 +85,24 @@ def open_job(options: DistillOptions) -> Job:
         normalization={"mean": list(mean), "std": list(std)},
         batch=options.batch,
         precision=options.precision,
+        prior=prior,
+        prior_hash=prior_hash,
     )
+
+
+def read_class_map(uri: str | None) -> tuple[tuple[str, str | int], ...] | None:
+    """The pairs of a JSON object {source class: class or label of the prior}; `UserError` for anything else."""
+    if uri is None:
+        return None
+    try:
+        pairs = json.loads(filesystem.read_bytes(uri))
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(
+            f"--class-map {uri}: {error}; give a JSON file {{source class: prior class or label}}"
+        ) from error
+    if not isinstance(pairs, dict) or not all(isinstance(value, str | int) for value in pairs.values()):
+        raise UserError(f"--class-map {uri}: give a JSON object {{source class: prior class or label}}")
+    return tuple(sorted(pairs.items()))
 
 
 def chosen_classes(names: str | None, classes: tuple[str, ...]) -> list[int]:

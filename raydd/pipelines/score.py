@@ -16,7 +16,7 @@ from raydd.runtime.stream import ScoreStream
 from raydd.runtime.work import Resources, Ticker
 from raydd.score.table import ScoreConfig, Scorer
 from raydd.store import events, filesystem, scores
-from raydd.store.run import Run
+from raydd.store.run import SCORES, Run
 
 STAGE = "score"
 UNIT_ROWS = 256
@@ -24,11 +24,16 @@ UNIT_ROWS = 256
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """A score table to be made: what decides its numbers, which images, and how a worker gets a scorer."""
+    """A score table to be made: what decides its numbers, which images, and how a worker gets a scorer.
+
+    `size` is the size that images are decoded at if it is not the job's, `folder` the place in the run.
+    """
 
     config: dict[str, Any]
     keys: frozenset[str] | None
     load: Callable[[str], Callable]
+    size: int | None = None
+    folder: str = SCORES
 
 
 def feature_scoring(job: Job, config: ScoreConfig, keys: Sequence[str] | None = None) -> Scoring:
@@ -76,6 +81,11 @@ class Table:
     run: Run
     force: bool = False
 
+    @property
+    def size(self) -> int:
+        """The size that images are decoded at."""
+        return self.scoring.size or self.job.size
+
     def is_done(self, units: Sequence[SourceUnit]) -> bool:
         """Whether every unit is there and the stage is closed."""
         if self.force or not is_settled(self.run, STAGE, self.scoring.config):
@@ -102,7 +112,8 @@ def open_table(job: Job, scoring: Scoring, *, shared: str | None, force: bool = 
     `shared` is a folder of tables by configuration, for runs that differ in IPC, direction or labels only; without it
     the table lives in the job's own run.
     """
-    run = Run(filesystem.join(filesystem.absolute(shared), content_hash(scoring.config)) if shared else job.out)
+    uri = filesystem.join(filesystem.absolute(shared), content_hash(scoring.config)) if shared else job.out
+    run = Run(uri, scoring.folder)
     check_stage(run, STAGE, scoring.config, force)
     return Table(job, scoring, run, force)
 
@@ -112,7 +123,7 @@ def fill_tables(tables: Sequence[Table], resources: Resources) -> None:
     unique = {table.run.uri: table for table in tables}
     groups = defaultdict(list)
     for table in unique.values():
-        groups[table.job.data, table.job.size, table.scoring.keys].append(table)
+        groups[table.job.data, table.size, table.scoring.keys].append(table)
     for group in groups.values():
         _fill(group, resources)
 
@@ -147,4 +158,4 @@ def _stream(group: Sequence[Table], todo: Sequence[SourceUnit], resources: Resou
         ticker.update(done)
 
     tables = tuple((table.run, table.scoring.load) for table in group)
-    stream_scores(ScoreStream(group[0].job.size, tables), todo, resources, on_unit)
+    stream_scores(ScoreStream(group[0].size, tables), todo, resources, on_unit)

@@ -1,0 +1,44 @@
+"""From arguments to dataclasses: field comments are the help, complaints are one line."""
+
+import argparse
+import contextlib
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from raydd.errors import UserError, choose
+
+console = Console(soft_wrap=True)
+Flat = tyro.conf.OmitArgPrefixes
+# What the parser draws its boxes with.
+FRAME = " \u2500\u2502\u256d\u256e\u256f\u2570"
+
+
+def parse(kind: Any, command: str, args: list[str], default: Any = None) -> Any:
+    """Parse arguments into a dataclass; its field comments are the help. Raises `UserError` in one line."""
+    extra = {} if default is None else {"default": default}
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, prog=f"raydd {command}", args=args, config=(Flat,), **extra)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(f"{_one_line(complaint.getvalue())}; 'raydd {command} --help' explains every option") from stop
+
+
+def _one_line(box: str) -> str:
+    """What a parser says in a framed box, without its frame and its closing advice."""
+    lines = [line.strip(FRAME) for line in box.split("For full helptext")[0].splitlines()]
+    return " ".join(line for line in lines if line)
+
+
+def take_preset(args: list[str], default: str, presets: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Presets are applied before parsing, so that --help shows their values as the defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset", nargs="?", default=default, const="")
+    found, rest = parser.parse_known_args(args)
+    return choose("preset", found.preset, presets), rest
