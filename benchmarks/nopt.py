@@ -96,9 +96,9 @@ def _ended(judge: Matching, losses: list[float], seconds: list[float], noise: Te
 
 def problems(shape: tuple[int, ...], ipc: int, steps: list[int], reals: int, config: DscoConfig):
     """For every wanted step: its index, the objective in fp32, that in the wanted precision, and the drawn noise."""
-    prior, precise = GaussianPrior(shape, num_classes=1), dataclasses.replace(config, precision="fp32")
+    prior, precise = GaussianPrior(shape, num_classes=1), dataclasses.replace(config, feature_precision="fp32")
     schedule, images, task = prior.schedule(config.steps), prior.reals(0, reals), Task("class0", 0, ipc, 0)
-    nets = {c.precision: feature_nets(prior, c, 0, "class0") for c in (config, precise)}
+    nets = {c.feature_precision: feature_nets(prior, c, 0, "class0") for c in (config, precise)}
     labels = torch.zeros(ipc, dtype=torch.long)
     x = prior.draw(ipc, torch_rng(*task.key("start")))
     for i in reversed(range(min(steps), len(schedule))):
@@ -106,7 +106,13 @@ def problems(shape: tuple[int, ...], ipc: int, steps: list[int], reals: int, con
         noise = prior.draw(ipc, torch_rng(*task.key("step", i)))
         if i in steps:
             found = [
-                Matching(nets[c.precision], targets_at(nets[c.precision], images, schedule, i, task, c), mean, std, c)
+                Matching(
+                    nets[c.feature_precision],
+                    targets_at(nets[c.feature_precision], images, schedule, i, task, c),
+                    mean,
+                    std,
+                    c,
+                )
                 for c in (precise, config)
             ]
             yield i, *found, noise
@@ -156,7 +162,7 @@ def main() -> None:
         ipc=options.ipc,
         preset=options.preset,
         iterations=config.iterations,
-        precision=config.precision,
+        precision=config.feature_precision,
         per_step=lines,
     )
 

@@ -103,7 +103,7 @@ def test_stored_views_give_the_online_accuracy(flow, tmp_path):
     how = ("--students", "convnet3", "--protocol", "soft@2", "--no-flip")
     assert "MB of labels" in done("store-labels", "--run", run, *how, "--codec", "fp32")
     done("evaluate", "--run", run, "--val", "digits", *how, "--seeds", 1, "--labels", "views", *LOCAL)
-    views = json.loads((run / "evaluation" / "soft_2-convnet3.json").read_text())
+    views = json.loads((run / "evaluation" / "soft_2+views-convnet3.json").read_text())
     assert views["labels"]["form"] == "views" and views["mean"] == online["mean"]
 
 

@@ -49,7 +49,7 @@ class DistillInfoUtil:
 class DistillDsco:
     """DsCo: noise optimization inside a diffusion sampler, with the source (--access source) or without (free).
 
-    --preset dsco|dsco-released sets all switches at once; the ones given here are changed on top. 'raydd dope' then
+    --preset dsco|dsco-fast|dsco-sgd|dsco-released sets all switches at once; the ones given here are changed on top. 'raydd dope' then
     adds selected originals.
     """
 

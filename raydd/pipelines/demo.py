@@ -32,8 +32,8 @@ from raydd.store import filesystem
 DATA, SIZE, ARCH = "digits", 16, "convnet3"
 # Images per class of the generated sets, and originals per class that one of them is doped with.
 GENERATED, DOPED = 10, 10
-# A prior of 28,000 parameters' worth of digits needs neither more steps nor more guidance.
-STEPS, GUIDANCE = 20, 2.0
+# Fewer steps, less guidance and one noised copy of each digit: enough for a prior of this size.
+STEPS, GUIDANCE, ROUNDS = 15, 2.0, 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,8 @@ def run_demo(options: DemoOptions, console: Console) -> None:
     console.print(f"3/4 dope: {DOPED} originals per class join DsCo's images")
     dopings = [_doping(out, seed) for seed in seeds]
     for doping in dopings:
-        dope(doping, options.resources)
+        # Seconds each: a worker group would take longer to start.
+        dope(doping, dataclasses.replace(options.resources, executor="local"))
     ceilings = [_options(out, FULL, ipc, seed) for ipc in (*options.ipc, total) for seed in seeds]
     for ceiling in ceilings:
         reference(ceiling)
@@ -84,7 +85,7 @@ def run_demo(options: DemoOptions, console: Console) -> None:
 
 def train_models(out: str, resources: Resources) -> None:
     """The teacher and the prior, in this process: a worker group takes longer to start than the teacher to train."""
-    here = dataclasses.replace(resources, executor="local", threads=2)
+    here = dataclasses.replace(resources, executor="local")
     recipe = {"data": DATA, "arch": ARCH, "size": SIZE, "width": 64, "epochs": 20, "batch": 64, "flip": False}
     teacher.train(TeacherOptions(out=filesystem.join(out, "teacher"), **recipe), here)
     prior.train(PriorOptions(data=DATA, out=filesystem.join(out, "prior"), preset="tiny"), here)
@@ -105,7 +106,7 @@ def methods() -> Sequence[Method]:
 def generators() -> Sequence[Method]:
     """The rows whose images come from the prior."""
     plain = PriorSamples("prior", PriorConfig(steps=STEPS, guidance=GUIDANCE))
-    return plain, Dsco("dsco", dataclasses.replace(DSCO["dsco-fast"](), steps=STEPS, guidance=GUIDANCE))
+    return plain, Dsco("dsco", dataclasses.replace(DSCO["dsco-fast"](), steps=STEPS, guidance=GUIDANCE, rounds=ROUNDS))
 
 
 def _options(out: str, method: str, ipc: int, seed: int) -> DistillOptions:

@@ -70,7 +70,7 @@ class DscoConfig:
     # Its momentum, Adam's first beta; None takes 0.8 (shell) or 0.9 (sgd, adam; released).
     momentum: float | None = None
     # Arithmetic of the feature net's convolutions (released: fp32).
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    feature_precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     # Most images that are optimized together; more are cut into near-equal chunks (ours; released: no limit).
     chunk: int = 256
     # Source-free: what is matched, maps of the feature net or raw latents (NODD).
@@ -136,7 +136,7 @@ def _check_range(name: str, value: float, low: float, high: float = math.inf) ->
 
 def fast() -> DscoConfig:
     """The defaults with 15 iterations in bfloat16, and 100 noised copies of real images per image (ours)."""
-    return DscoConfig(iterations=15, precision="bf16", rows_per_image=100)
+    return DscoConfig(iterations=15, feature_precision="bf16", rows_per_image=100)
 
 
 def sgd() -> DscoConfig:

@@ -43,7 +43,7 @@ def template_net(prior: Prior, config: DscoConfig, seed: int) -> FeatureNet | No
     """The one net of all classes, of statistics and synthesis alike; None for raw latents."""
     if config.features == "latent":
         return None
-    return FeatureNet(prior.latent_shape, seed, "phi", device=prior.device, dtype=DTYPES[config.precision])
+    return FeatureNet(prior.latent_shape, seed, "phi", device=prior.device, dtype=DTYPES[config.feature_precision])
 
 
 @torch.no_grad()

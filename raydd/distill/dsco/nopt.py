@@ -72,7 +72,7 @@ def check_reals(prior: Prior, reals: Tensor, class_name: str, label: int | None,
 def feature_nets(prior: Prior, config: DscoConfig, seed: int, class_name: str) -> list[FeatureNet]:
     """The run's feature nets, or the class's own."""
     own = (class_name,) if config.extractor == "per-class" else ()
-    dtype = DTYPES[config.precision]
+    dtype = DTYPES[config.feature_precision]
     keys = [(seed, "phi", *own, *([n] if n else [])) for n in range(config.num_extractors)]
     return [FeatureNet(prior.latent_shape, *key, device=prior.device, dtype=dtype) for key in keys]
 

@@ -62,7 +62,8 @@ def load_prior(
     labels = None
     if count is not None:
         labels = range(count) if classes is None else map_labels(classes, own, count, class_map, name)
-    net = net.to(device, torch.bfloat16 if uses_bf16(precision, device) else torch.float32)
+    # As a plain module: diffusers' own `to` warns of a cast that leaves float32 as it is.
+    net = nn.Module.to(net, device, torch.bfloat16 if uses_bf16(precision, device) else torch.float32)
     if isinstance(space, Latents):
         space.net.to(device)
     decided = [hashed, list(labels or ()), null, latent_size, guidance_channels, spacing, precision]

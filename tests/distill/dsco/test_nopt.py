@@ -82,7 +82,7 @@ def test_same_seed_same_bits_other_seed_chunk_or_name_other_images():
 
 def test_batches_of_the_denoiser_do_not_matter():
     prior = GaussianPrior((1, 4, 4), dtype=torch.float64)
-    config = dataclasses.replace(QUICK, precision="fp64", iterations=20)
+    config = dataclasses.replace(QUICK, feature_precision="fp64", iterations=20)
     one, many = (make(prior, config, batch=batch).latents for batch in (1, 256))
     assert (one - many).abs().max() < 1e-10
 
@@ -112,7 +112,7 @@ def test_one_image_is_pulled_to_the_mean_features():
         {"target_level": "before"},
         {"strata": "jittered"},
         {"eta": 0.7},
-        {"precision": "bf16"},
+        {"feature_precision": "bf16"},
     ],
     ids=str,
 )
