@@ -49,8 +49,8 @@ class DistillInfoUtil:
 class DistillDsco:
     """DsCo: noise optimization inside a diffusion sampler, with the source (--access source) or without (free).
 
-    --preset dsco|dsco-fast|dsco-sgd|dsco-released sets all switches at once; the ones given here are changed on top. 'raydd dope' then
-    adds selected originals.
+    --preset dsco|dsco-fast|dsco-sgd|dsco-released sets all switches at once; the ones given here are changed on top.
+    'raydd dope' then adds selected originals.
     """
 
     job: DistillOptions

@@ -44,6 +44,9 @@ class Control:
         if self.name != "random" and self.config.mipc is not None and self.config.mipc < job.ipc:
             raise UserError(f"--mipc {self.config.mipc}: fewer candidates than --ipc {job.ipc}; raise it")
 
+    def cost(self, job: Job, label: int) -> float:
+        return float(job.ipc)
+
     def scoring(self, job: Job) -> Scoring | None:
         """Teacher features of the candidates; random needs none."""
         if self.name == "random":

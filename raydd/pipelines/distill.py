@@ -32,6 +32,7 @@ STAGE = "distill"
 class Method(Protocol):
     """What `distill` needs of a method. `output` holds its label form, label teacher and codec.
 
+    `cost` orders classes, longest first, in any unit.
     `build` makes one class on `work.device`, from the class's rows of the score table in `tables` (None without one);
     `teacher` labels, and is None where nothing is stored. One that takes minutes keeps its half-done state in `work`.
     """
@@ -45,6 +46,8 @@ class Method(Protocol):
     def factor(self, size: int) -> int: ...
 
     def check(self, job: Job) -> None: ...
+
+    def cost(self, job: Job, label: int) -> float: ...
 
     def scoring(self, job: Job) -> Scoring | None: ...
 
@@ -70,7 +73,7 @@ class ClassUnit:
 
     @property
     def cost(self) -> float:
-        return float(self.job.ipc)
+        return self.method.cost(self.job, self.label)
 
     def is_done(self) -> bool:
         return distilled.is_done(Run(self.job.out), self.label, self.config_hash)

@@ -27,6 +27,8 @@ from raydd.store import events, scores
 from raydd.store.distilled import DistilledImage
 from raydd.store.run import LATENTS, Run
 
+# What `DscoConfig.iterations` comes to where it is left open.
+USUAL_ITERATIONS = 40
 # Names of the source-free statistics in a unit's state.
 TEMPLATES = ("templates-mean", "templates-std")
 
@@ -61,6 +63,14 @@ class Dsco:
         name, count = min(job.counts().items(), key=lambda item: item[1])
         if self.reads_source and count < job.ipc:
             print(f"warning: class {name!r} has {count} images, fewer than --ipc {job.ipc}")
+
+    def cost(self, job: Job, label: int) -> float:
+        """Passes of the feature net per step (spec section 12): samples back and forth, and noised real images."""
+        own = job.ipc * 2 * (self.nopt.iterations or USUAL_ITERATIONS)
+        if not self.reads_source:
+            return float(own)
+        rows = self.nopt.rounds * job.source.counts()[label]
+        return float(own + min(rows, job.ipc * (self.nopt.rows_per_image or rows)))
 
     def scoring(self, job: Job) -> Scoring | None:
         """Latents of all images; none where the source's images are not looked at."""

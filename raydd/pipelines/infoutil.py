@@ -40,6 +40,9 @@ class InfoUtil:
         if self.config.crop.score_input == "native":
             check_native(job.teacher.load(), job.size // self.factor(job.size))
 
+    def cost(self, job: Job, label: int) -> float:
+        return float(job.ipc)
+
     def scoring(self, job: Job) -> Scoring:
         """Crops and their scores for the candidates of every class."""
         factor = self.factor(job.size)

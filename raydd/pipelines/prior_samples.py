@@ -58,6 +58,9 @@ class PriorSamples:
         self.config.check()
         check_prior(self.name, job, self.config.guidance, chooses_class=True)
 
+    def cost(self, job: Job, label: int) -> float:
+        return float(job.ipc)
+
     def scoring(self, job: Job) -> None:
         """No image of the source is looked at."""
         return None

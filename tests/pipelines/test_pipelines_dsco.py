@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from pipelines.conftest import write_tree
 from priors import write_tiny_prior
 
 from raydd.distill.dsco.config import DscoConfig
@@ -13,6 +14,7 @@ from raydd.models.prior.opened import OpenedPrior
 from raydd.pipelines.distill import DistillOptions, distill
 from raydd.pipelines.dsco import Dsco
 from raydd.pipelines.prior_samples import PriorConfig, PriorSamples
+from raydd.pipelines.request import open_job
 from raydd.runtime import checkpoints
 from raydd.runtime.work import Resources
 from raydd.store import distilled, events, scores
@@ -153,3 +155,14 @@ def test_a_class_map_decides_the_prior_label(tree, tmp_path, prior):
     distill(options(tree, tmp_path / "mapped", other, class_map=str(pairs)), plain, LOCAL)
     distill(options(tree, tmp_path / "named", prior), plain, LOCAL)
     assert hashes(tmp_path / "mapped") == hashes(tmp_path / "named")
+
+
+def test_larger_classes_come_first(tmp_path, prior):
+    tree = write_tree(tmp_path / "tree")
+    for extra in range(20):
+        (tree / "train" / "2" / f"more-{extra}.png").write_bytes((tree / "train" / "2" / "00.png").read_bytes())
+    job = open_job(options(tree, tmp_path / "run", prior))
+    costs = [Dsco("dsco", SMALL).cost(job, label) for label in range(3)]
+    assert costs == [12 + 16, 12 + 16, 12 + 36]
+    capped = Dsco("dsco", dataclasses.replace(SMALL, rows_per_image=4))
+    assert [capped.cost(job, label) for label in range(3)] == [20, 20, 20]

@@ -35,7 +35,7 @@ def test_killed_driver(tmp_path, record_property):
     run = Run(str(tmp_path / "run"))
 
     first = score(data, teacher, run.uri)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 150
     while len(scores.committed_units(run)) < CLASSES // 4:
         assert first.poll() is None, first.communicate()[0]
         assert time.monotonic() < deadline
@@ -46,7 +46,7 @@ def test_killed_driver(tmp_path, record_property):
     assert len(told) < CLASSES, "the kill came too late to show anything"
 
     second = score(data, teacher, run.uri)
-    output = second.communicate(timeout=90)[0]
+    output = second.communicate(timeout=150)[0]
     assert second.returncode == 0, output
     times = collections.Counter(event["unit"] for event in events.read(run) if event["event"] == "unit_scored")
     resumed = next(event for event in events.read(run) if event["event"] == "scoring_resumed")
