@@ -32,10 +32,10 @@ KEPT = ("seed", "size", "normalization", "source", "factor", "codec")
 
 @dataclasses.dataclass(frozen=True)
 class DopedClass:
-    """One class of a doped set as a unit: the distilled images of `base`, then the chosen originals."""
+    """One class of a doped set as a unit: the distilled images of `base` (None: none), then the originals."""
 
     job: Job
-    base: str
+    base: str | None
     label: int
     keys: tuple[str, ...]
     scores: tuple[float, ...]
@@ -55,7 +55,8 @@ class DopedClass:
 
     def run(self, context: Context) -> None:
         start, run = time.monotonic(), Run(self.job.out)
-        images = distilled.read_class(Run(self.base), self.label) + self._originals()
+        kept = distilled.read_class(Run(self.base), self.label) if self.base else []
+        images = kept + self._originals()
         facts = {"method": self.method, "config_hash": self.config_hash, "seed": self.job.seed}
         seconds = round(time.monotonic() - start, 3)
         distilled.commit_class(run, self.label, self.job.classes, images, **facts, seconds=seconds)
@@ -120,7 +121,7 @@ def _choose(doping: Doping, table: Table) -> Selection:
     rows = scores.read_all(table.run, labels, ["key", "label", doping.column])
     held = [
         key
-        for label in labels
+        for label in (labels if doping.options.keep else ())
         for image in distilled.read_class(doping.base, label)
         for key in image.source_keys
         if image.origin == "real"
@@ -141,22 +142,22 @@ def _units(doping: Doping, selection: Selection | None) -> list[DopedClass]:
     """A unit per class; without a selection only good for asking whether they are done."""
     digest, method = content_hash(doping.config), doping.config["method"]
     empty = ((),) * len(doping.job.classes)
+    base = doping.base.uri if doping.options.keep else None
     chosen = zip(*(selection.keys, selection.scores) if selection else (empty, empty))
     return [
-        DopedClass(doping.job, doping.base.uri, label, keys, values, method, digest)
-        for label, (keys, values) in enumerate(chosen)
+        DopedClass(doping.job, base, label, keys, values, method, digest) for label, (keys, values) in enumerate(chosen)
     ]
 
 
 def _write_manifest(doping: Doping, table: Table, selection: Selection) -> dict[str, Any]:
-    added = sum(selection.counts)
+    added, kept = sum(selection.counts), doping.manifest["images"] if doping.options.keep else 0
     facts_of = {
         **doping.config["doping"],
         "base": doping.base.uri,
-        "distilled": doping.manifest["images"],
+        "distilled": kept,
         "originals": added,
         "counts": dict(zip(doping.job.classes, selection.counts)),
-        "share": (doping.manifest["images"] + added) / len(doping.job.source),
+        "share": (kept + added) / len(doping.job.source),
         "not_finite": selection.dropped,
         "unreadable": len(scores.read_dropped(table.run)),
         "filled": selection.filled,
@@ -165,7 +166,7 @@ def _write_manifest(doping: Doping, table: Table, selection: Selection) -> dict[
     facts = {name: doping.manifest[name] for name in KEPT} | {
         "method": doping.config["method"],
         # Judged as what it is: a set of so many images per class, with the epochs and beside the rows of that size.
-        "ipc": max(1, round((doping.manifest["images"] + added) / len(doping.job.classes))),
+        "ipc": max(1, round((kept + added) / len(doping.job.classes))),
         "labels": doping.labels,
         "config_hash": content_hash(doping.config),
         "scores": table.run.uri,

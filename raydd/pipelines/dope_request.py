@@ -52,6 +52,8 @@ class DopeOptions:
     scope: Literal["class", "global"] = "class"
     # Originals per class to skip before choosing: a guard against outliers and wrong labels.
     start: int = 0
+    # Keep the distilled images; without them the chosen originals stand alone, which is a control.
+    keep: bool = True
     # What is asked of each original: clarity, of a model trained on the set; or a score of the teacher.
     score: Literal["clarity", "gradnorm", "gradnorm_last", "el2n", "loss", "margin"] = "clarity"
     # The class that clarity asks for: the teacher's best one, or the label.
@@ -125,7 +127,7 @@ def prepare(options: DopeOptions) -> Doping:
     if manifest["method"] == FULL:
         raise UserError(f"{base.uri} stands for the whole source and holds no images: dope a distilled set")
     job = _open_job(options, manifest)
-    have = [manifest["counts"][name] for name in manifest["classes"]]
+    have = [manifest["counts"][name] if options.keep else 0 for name in manifest["classes"]]
     if options.fraction is None:
         quotas = equal_quotas(options.per_class, len(have))
     else:
@@ -198,13 +200,13 @@ def _config(
     model: DopingModel | None,
     labels: dict[str, Any],
 ) -> dict[str, Any]:
-    doping = {name: getattr(options, name) for name in ("per_class", "fraction", "scope", "start", "score")}
+    doping = {name: getattr(options, name) for name in ("per_class", "fraction", "scope", "start", "keep", "score")}
     doping["order"] = options.order or ("lowest" if options.score in LOW_IS_HARD else "highest")
     if model:
         doping |= {"target": options.target, "student": model.student, "protocol": model.protocol.name}
         doping |= {"recipe": model.protocol.hash, "labels": model.labels.form, "seed": options.seed}
     return {
-        "method": f"{manifest['method']}+dope",
+        "method": f"{manifest['method']}{'+dope' if options.keep else '-chosen'}",
         "ipc": job.ipc,
         "seed": job.seed,
         "size": job.size,

@@ -93,6 +93,18 @@ def test_the_lowest_clarity_of_each_class_is_chosen(base, ask, tmp_path):
         assert [image.scores[0] for image in images_of(run)[label][2:]] == [score for score, _ in lowest]
 
 
+def test_the_chosen_originals_can_stand_alone(base, ask, tmp_path):
+    run = base()
+    manifest = dope(ask(run, keep=False, fraction=0.25), LOCAL)
+    assert manifest["method"] == "random-chosen" and manifest["images"] == 12 and manifest["ipc"] == 4
+    assert (manifest["doping"]["distilled"], manifest["doping"]["originals"]) == (0, 12)
+    for label, own in enumerate(images_of(str(tmp_path / "doped"))):
+        table = scores.read_label(Run(str(tmp_path / "doped")), label).to_pydict()
+        lowest = sorted(zip(table["clarity_teacher"], table["key"], strict=True))[:4]
+        # Nothing is left out: the set's own originals may be among them.
+        assert [image.source_keys[0] for image in own] == [key for _, key in lowest]
+
+
 def test_the_same_command_does_nothing_and_force_does_it_again(base, ask, tmp_path):
     options = ask(base())
     first = dope(options, LOCAL)
