@@ -31,7 +31,7 @@ from raydd.store import filesystem
 
 DATA, SIZE, ARCH = "digits", 16, "convnet3"
 # Images per class of the generated sets, and originals per class that one of them is doped with.
-GENERATED, DOPED = 10, 10
+GENERATED, DOPED = 10, 5
 # Fewer steps, less guidance and one noised copy of each digit: enough for a prior of this size.
 STEPS, GUIDANCE, ROUNDS = 15, 2.0, 1
 
@@ -72,7 +72,7 @@ def run_demo(options: DemoOptions, console: Console) -> None:
     for doping in dopings:
         # Seconds each: a worker group would take longer to start.
         dope(doping, dataclasses.replace(options.resources, executor="local"))
-    ceilings = [_options(out, FULL, ipc, seed) for ipc in (*options.ipc, total) for seed in seeds]
+    ceilings = [_options(out, FULL, ipc, seed) for ipc in options.ipc for seed in seeds]
     for ceiling in ceilings:
         reference(ceiling)
     runs = [request.out for request in (*ceilings, *(r for r, _ in requests), *dopings)]
@@ -125,4 +125,4 @@ def _options(out: str, method: str, ipc: int, seed: int) -> DistillOptions:
 def _doping(out: str, seed: int) -> DopeOptions:
     base = _options(out, "dsco", GENERATED, seed).out
     scores = filesystem.join(out, "scores")
-    return DopeOptions(run=base, out=f"{base}-doped", per_class=DOPED, flip=False, scores=scores, protocol="soft@100")
+    return DopeOptions(run=base, out=f"{base}-doped", per_class=DOPED, flip=False, scores=scores, protocol="soft@50")
