@@ -97,7 +97,7 @@ def train(options: PriorOptions, resources: Resources) -> dict[str, Any]:
     if options.ddp > 1:
         from raydd.runtime.ray_ddp import train_together
 
-        train_together(unit, options.ddp, resources, storage)
+        train_together(unit, options.ddp, resources, storage, "prior")
     else:
         run_units([unit], resources, "prior", storage=storage)
     filesystem.remove_tree(storage)

@@ -1,4 +1,4 @@
-"""One large student over several workers: `TorchTrainer` (nccl with GPUs, gloo without), resumed from its snapshot.
+"""One large training (a student, a prior) over several workers: `TorchTrainer` (nccl with GPUs, gloo without), resumed from its snapshot.
 
 A worker that dies restarts the group, and `train` goes on from the snapshot that the unit keeps itself. An error that
 the user can mend is not tried again.
@@ -31,10 +31,10 @@ class Shared(Protocol):
     def commit(self, result: Any) -> None: ...
 
 
-def train_together(unit: Shared, world: int, resources: Resources, storage: str) -> None:
+def train_together(unit: Shared, world: int, resources: Resources, storage: str, what: str = "student") -> None:
     """Train one unit as a process group of `world` workers; its own files prove that it is done.
 
-    `storage` is a directory or URI that all nodes reach. Raises `UserError` if the cluster has no room for `world`
+    `storage` is a directory or URI that all nodes reach; `what` names the work to the user. Raises `UserError` if the cluster has no room for `world`
     workers, or for what the unit raised.
     """
     resources.check()
@@ -43,7 +43,7 @@ def train_together(unit: Shared, world: int, resources: Resources, storage: str)
     if places < world:
         kind = "GPUs" if gpu else f"workers of {resources.threads} CPU thread(s)"
         raise UserError(f"--ddp {world}: the cluster has room for {places} {kind}; use --ddp {places}")
-    ticker = Ticker("student", 1)
+    ticker = Ticker(what, 1)
     with open_queue({unit.name: 1.0}, ticker, lambda *event: None) as (name, queue):
         trainer = ray.train.torch.TorchTrainer(
             _rank,
@@ -60,9 +60,9 @@ def train_together(unit: Shared, world: int, resources: Resources, storage: str)
                 trainer.fit()
         except ray.train.TrainingFailedError as error:
             reason = one_line(error)[:300]
-            raise UserError(f"student {unit.name!r} failed {MAX_FAILURES + 1} times: {reason}") from error
+            raise UserError(f"{what} {unit.name!r} failed {MAX_FAILURES + 1} times: {reason}") from error
         failures = ray.get(queue.failed.remote())
-    raise_unfinished("student", failures, [] if failures or unit.is_done() else [unit.name])
+    raise_unfinished(what, failures, [] if failures or unit.is_done() else [unit.name])
 
 
 def _rank(config: dict[str, Any]) -> None:
