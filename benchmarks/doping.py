@@ -49,8 +49,8 @@ def main() -> None:
     """Distill, dope, judge, print."""
     args = parse()
     here = Resources(executor=args.executor, workers=args.workers, threads=args.threads)
-    total = len(opened(args.data, "train"))
-    classes = len(opened(args.data, "train").classes)
+    source = opened(args.data, "train")
+    total, classes = len(source), len(source.classes)
     sizes = {fraction: round(fraction * total / classes) for fraction in args.fractions}
     seeds = range(args.seeds)
     bases = [(ask(args, name, args.ipc, seed), method(args, name)) for name in ("dsco", "random") for seed in seeds]
@@ -60,13 +60,14 @@ def main() -> None:
     for fraction, size in sizes.items():
         for row in args.rows:
             runs[row, fraction] = [place(args, row, fraction, size, seed, here) for seed in seeds]
-    whole = round(total / classes)
+    # What the smallest class holds sets the steps of the ceiling, which trains on every image.
+    whole = min(source.counts())
     ceilings = [ask(args, FULL, whole, seed) for seed in seeds]
     for ceiling in ceilings:
         reference(ceiling)
     runs[FULL, 1.0] = [ceiling.out for ceiling in ceilings]
     for (_, fraction), uris in runs.items():
-        epochs = max(1, round(args.seen / (fraction * total)))
+        epochs = max(1, round(args.seen / classes / sizes.get(fraction, whole)))
         judge(args, uris, f"{args.protocol}@{epochs}", here)
     report(args, {key: [accuracy(uri) for uri in uris] for key, uris in runs.items()})
 

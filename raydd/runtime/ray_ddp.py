@@ -1,4 +1,4 @@
-"""One large training (a student, a prior) over several workers: `TorchTrainer` (nccl with GPUs, gloo without), resumed from its snapshot.
+"""One large student or prior over several workers: `TorchTrainer` (nccl on GPUs, else gloo), with its own snapshot.
 
 A worker that dies restarts the group, and `train` goes on from the snapshot that the unit keeps itself. An error that
 the user can mend is not tried again.
@@ -34,8 +34,8 @@ class Shared(Protocol):
 def train_together(unit: Shared, world: int, resources: Resources, storage: str, what: str = "student") -> None:
     """Train one unit as a process group of `world` workers; its own files prove that it is done.
 
-    `storage` is a directory or URI that all nodes reach; `what` names the work to the user. Raises `UserError` if the cluster has no room for `world`
-    workers, or for what the unit raised.
+    `storage` is a directory or URI that all nodes reach; `what` names the work to the user. Raises `UserError` if the
+    cluster has no room for `world` workers, or for what the unit raised.
     """
     resources.check()
     cluster.connect()

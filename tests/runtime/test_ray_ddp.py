@@ -94,3 +94,22 @@ def test_a_users_error_in_one_rank_is_not_tried_again(tmp_path):
 def test_more_workers_than_there_is_room_for_are_refused(tmp_path):
     with pytest.raises(UserError, match="--ddp 64: the cluster has room for 4 workers"):
         train_together(DigitStudent(str(tmp_path)), 64, Resources(), str(tmp_path / "state"))
+
+
+def test_a_prior_is_trained_by_two_processes_as_by_one(tmp_path):
+    """The same draws, shared out: equal weights up to the order in which gradients are summed."""
+    import safetensors.torch
+    import torch
+
+    from raydd import cli
+
+    recipe = "--preset tiny --steps 4 --batch 8 --precision fp32"
+    for name, how in (("one", "--executor local"), ("two", "--ddp 2")):
+        cli.main(f"train-prior --data digits --out {tmp_path / name} {recipe} {how}".split())
+    one, two = (
+        safetensors.torch.load_file(tmp_path / name / "unet" / "diffusion_pytorch_model.safetensors")
+        for name in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[key], two[key], atol=2e-4) for key in one)
+    assert (tmp_path / "two" / "model_index.json").exists()
