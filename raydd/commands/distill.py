@@ -47,10 +47,10 @@ class DistillInfoUtil:
 
 @dataclasses.dataclass(frozen=True)
 class DistillDsco:
-    """DsCo: noise optimization inside a diffusion sampler, with the source (--access source) or without (free).
+    """DsCo: noise optimization inside a diffusion sampler, with the source or, by --preset dsco-free, without.
 
-    --preset dsco|dsco-fast|dsco-sgd|dsco-released sets all switches at once; the ones given here are changed on top.
-    'raydd dope' then adds selected originals.
+    --preset dsco|dsco-fast|dsco-sgd|dsco-free|dsco-released sets all switches at once; the ones given here are changed
+    on top. 'raydd dope' then adds selected originals.
     """
 
     job: DistillOptions
@@ -131,7 +131,8 @@ def _infoutil(name: str, args: list[str]) -> tuple[DistillInfoUtil, InfoUtil]:
 def _dsco(args: list[str]) -> tuple[DistillDsco, Dsco]:
     preset, args = take_preset(args, "dsco", DSCO_PRESETS)
     command = parse(DistillDsco, "distill dsco", args, DistillDsco(_missing_options(), DSCO_PRESETS[preset]()))
-    return command, Dsco(preset if command.nopt.access == "source" else f"{preset}-free", command.nopt, command.output)
+    name = f"{preset}-free" if command.nopt.access == "free" and not preset.endswith("free") else preset
+    return command, Dsco(name, command.nopt, command.output)
 
 
 def _missing_options() -> DistillOptions:

@@ -60,6 +60,8 @@ class Dsco:
         self._warn(job)
 
     def _warn(self, job: Job) -> None:
+        if self.nopt.access == "free" and self.nopt.optimizer == "shell":
+            print("warning: --optimizer shell without the source takes images off their class: use --preset dsco-free")
         name, count = min(job.counts().items(), key=lambda item: item[1])
         if self.reads_source and count < job.ipc:
             print(f"warning: class {name!r} has {count} images, fewer than --ipc {job.ipc}")

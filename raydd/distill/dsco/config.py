@@ -63,7 +63,8 @@ class DscoConfig:
     iterations: int | None = None
     # Stop a step when its loss has gained less than 1 % in 10 iterations, or never (released); not with `shell`.
     stop: Literal["plateau", "none"] = "none"
-    # What updates the noise: scale-free momentum along its shell (ours), SGD with momentum (released), or Adam.
+    # What updates the noise: scale-free momentum along its shell (ours; too strong without the source, where its steps
+    # do not shrink with the pull), SGD with momentum (released), or Adam.
     optimizer: Literal["shell", "sgd", "adam"] = "shell"
     # Its step size; None takes 1.5 (shell), 0.1 (sgd; released) or 0.2 (adam).
     lr: float | None = None
@@ -144,6 +145,11 @@ def sgd() -> DscoConfig:
     return DscoConfig(optimizer="sgd", iterations=200, norm="penalty")
 
 
+def free() -> DscoConfig:
+    """Without the source, optimized as released: steps of a fixed length would take images off their class."""
+    return dataclasses.replace(sgd(), access="free")
+
+
 def released() -> DscoConfig:
     """Every switch as in the authors' code."""
     return dataclasses.replace(
@@ -157,4 +163,4 @@ def released() -> DscoConfig:
     )
 
 
-PRESETS = {"dsco": DscoConfig, "dsco-fast": fast, "dsco-sgd": sgd, "dsco-released": released}
+PRESETS = {"dsco": DscoConfig, "dsco-fast": fast, "dsco-sgd": sgd, "dsco-free": free, "dsco-released": released}
