@@ -5,6 +5,7 @@ and to the terminal as well with --debug or RAYDD_DEBUG=1.
 """
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -138,6 +139,15 @@ def find_message(error: BaseException) -> str | None:
 
 def _with_subclasses(kind: type) -> set[type]:
     return {kind}.union(*(_with_subclasses(below) for below in kind.__subclasses__()))
+
+
+def release_actors() -> None:
+    """Let go of actors that are no longer used: a pool's handles sit in reference cycles when its stream has ended.
+
+    Until Python's collector happens to run, their processes would keep their CPUs, and a worker group that needs these
+    would wait for them for ever, because a driver that waits collects nothing.
+    """
+    gc.collect()
 
 
 def capacity() -> dict[str, float]:

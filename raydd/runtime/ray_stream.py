@@ -104,8 +104,12 @@ def stream_scores(
             num_gpus=each.get("GPU"),
         )
         rows.set_name("raydd_scores")
-        for row in rows.iter_rows():
-            on_unit(row)
+        try:
+            for row in rows.iter_rows():
+                on_unit(row)
+        finally:
+            del rows
+            cluster.release_actors()
 
 
 def _context() -> DataContext:

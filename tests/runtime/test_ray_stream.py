@@ -1,5 +1,8 @@
 """Scores by Ray equal those of the local executor bit for bit, and what is committed is not computed again."""
 
+import gc
+import time
+
 import pyarrow as pa
 import pytest
 from scoring import all_rows, score_source
@@ -105,3 +108,18 @@ def test_shards_arrive_whole_even_above_the_usual_block_size(tmp_path, shared_ra
     assert [set(scores.read_label(run, label)["rows"].to_pylist()) for label in range(2)] == [
         {row["images"]} for row in sorted(rows, key=lambda row: row["unit"] != open_source(data).units(256)[0].name)
     ]
+
+
+def test_a_finished_stream_gives_its_cpus_back(tmp_path, shared_ray):
+    """Even while Python's collector sleeps, as it does in a driver that only waits."""
+    data, teacher = write_imagefolder(tmp_path / "data"), write_teacher(tmp_path / "teacher")
+    gc.collect()
+    gc.disable()
+    try:
+        score_source(data, teacher, tmp_path / "run", "ray", ["loss"])
+        deadline = time.monotonic() + 60
+        while shared_ray.available_resources().get("CPU") != shared_ray.cluster_resources()["CPU"]:
+            assert time.monotonic() < deadline, shared_ray.available_resources()
+            time.sleep(0.2)
+    finally:
+        gc.enable()
