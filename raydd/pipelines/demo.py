@@ -61,7 +61,7 @@ def run_demo(options: DemoOptions, console: Console) -> None:
     console.print("2/4 distill: random, k-means, RDED, InfoUtil, plain samples of the prior, DsCo")
     seeds = range(options.seeds)
     requests = [(_options(out, m.name, ipc, s), m) for ipc in options.ipc for s in seeds for m in methods()]
-    # Ten images that share a class's distribution say more than one, and take as long.
+    # A single image has no distribution to be matched: these are made at one size.
     requests += [(_options(out, m.name, GENERATED, s), m) for s in seeds for m in generators()]
     # The size of the doped set, beside which random images stand.
     total = GENERATED + DOPED

@@ -27,8 +27,6 @@ from raydd.store import events, scores
 from raydd.store.distilled import DistilledImage
 from raydd.store.run import LATENTS, Run
 
-# What `DscoConfig.iterations` comes to where it is left open.
-USUAL_ITERATIONS = 40
 # Names of the source-free statistics in a unit's state.
 TEMPLATES = ("templates-mean", "templates-std")
 
@@ -68,7 +66,7 @@ class Dsco:
 
     def cost(self, job: Job, label: int) -> float:
         """Passes of the feature net per step (spec section 12): samples back and forth, and noised real images."""
-        own = job.ipc * 2 * (self.nopt.iterations or USUAL_ITERATIONS)
+        own = job.ipc * 2 * self.nopt.at(open_prior(job, "cpu").latent_shape).iterations
         if not self.reads_source:
             return float(own)
         rows = self.nopt.rounds * job.source.counts()[label]

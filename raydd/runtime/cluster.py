@@ -37,14 +37,16 @@ POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 
 
 def connect() -> None:
-    """Join the cluster of RAY_ADDRESS (set inside a job), else start Ray here. Does nothing if connected.
+    """Join the cluster of RAY_ADDRESS (set inside a job), else start Ray here; if connected, let idle actors go.
 
     Raises `UserError` if the cluster cannot be reached or refuses us.
     """
     debug = "--debug" in sys.argv or bool(os.environ.get(DEBUG))
     for name, value in (POLL if debug else POLL | QUIET).items():
         os.environ.setdefault(name, value)
-    if not ray.is_initialized():
+    if ray.is_initialized():
+        _release_actors()
+    else:
         _start(os.environ.get("RAY_ADDRESS", LOCAL), debug)
     if not debug:
         _hush()
@@ -141,7 +143,7 @@ def _with_subclasses(kind: type) -> set[type]:
     return {kind}.union(*(_with_subclasses(below) for below in kind.__subclasses__()))
 
 
-def release_actors() -> None:
+def _release_actors() -> None:
     """Let go of actors that are no longer used: a pool's handles sit in reference cycles when its stream has ended.
 
     Until Python's collector happens to run, their processes would keep their CPUs, and a worker group that needs these

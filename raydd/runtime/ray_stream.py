@@ -104,12 +104,8 @@ def stream_scores(
             num_gpus=each.get("GPU"),
         )
         rows.set_name("raydd_scores")
-        try:
-            for row in rows.iter_rows():
-                on_unit(row)
-        finally:
-            del rows
-            cluster.release_actors()
+        for row in rows.iter_rows():
+            on_unit(row)
 
 
 def _context() -> DataContext:

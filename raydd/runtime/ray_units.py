@@ -54,7 +54,6 @@ def run_units(
     if not todo:
         return
     cluster.connect()
-    cluster.release_actors()
     ticker = Ticker(what, len(todo))
 
     def on_news(name: str, event: str, facts: dict[str, Any]) -> None:

@@ -78,7 +78,7 @@ def _recipes(*recipes: PriorRecipe) -> dict[str, PriorRecipe]:
 PRESETS = _recipes(
     # The digits: 77 CPU seconds of one core, sample grids included.
     PriorRecipe(preset="tiny", image_size=16, shape=UNetShape((32, 64)), steps=400, batch=32, lr=2e-3, ema=0.99),
-    # MNIST-like sets on a CPU: a quarter of an hour of one core.
+    # MNIST-like sets on a CPU: two thirds of its steps took ten minutes of one core.
     PriorRecipe(
         preset="small",
         image_size=28,

@@ -111,8 +111,8 @@ def test_shards_arrive_whole_even_above_the_usual_block_size(tmp_path, shared_ra
 
 
 def test_streams_that_ended_give_their_cpus_back(shared_ray):
-    """Those of the tests above, which failed on purpose too; without `release_actors` some of their actors stay."""
-    cluster.release_actors()
+    """Those of the tests above, which failed on purpose too; without a look by `connect` some of their actors stay."""
+    cluster.connect()
     deadline = time.monotonic() + 60
     while shared_ray.available_resources().get("CPU") != shared_ray.cluster_resources()["CPU"]:
         assert time.monotonic() < deadline, shared_ray.available_resources()
