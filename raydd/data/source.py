@@ -5,6 +5,9 @@ source knows is one Arrow table (see `listing.py`); units and sources are small 
 tasks read them on any node. Nothing is decoded here, and a broken image is never an error: it arrives as empty or odd
 bytes and is dropped where it is decoded (`decode.py`).
 
+A URI that ends in `#NAME` is an ImageNet subset of the source before the mark (`subsets.py`): its ten classes in the
+subset's order, and no other image.
+
 Keys are unique within a split and relative to it: the same whether `SRC/train` or `SRC` was opened.
 """
 
@@ -19,8 +22,10 @@ import pyarrow.compute as pc
 from raydd.data import digits, imagefolder, parquet, webdataset
 from raydd.data.listing import Listing, check_listing, fingerprint, read_class_names
 from raydd.data.splits import Leaf, find_leaf
+from raydd.data.subsets import narrow, subset_labels, subset_name
 from raydd.errors import UserError
 from raydd.store import filesystem as files
+from raydd.store.reach import Unreachable, scheme
 
 LAYOUTS = {"imagefolder": imagefolder, "parquet": parquet, "webdataset": webdataset}
 # A Parquet row group is read whole anyway, so a unit takes all of it up to this many times the wanted rows.
@@ -156,12 +161,22 @@ def check_same_classes(source: Source, other: Source) -> None:
     )
 
 
+def source_exists(uri: str) -> bool:
+    """Whether there is anything at the place of a source, without listing it."""
+    place, _ = _split_subset(uri)
+    return place == digits.NAME or files.exists(place)
+
+
 def _open(uri: str, split: str | None, *, as_is: bool) -> Source:
-    place = uri if uri == digits.NAME or uri.startswith(f"{digits.NAME}/") else files.absolute(uri)
+    place, subset = _split_subset(uri)
+    place = place if place == digits.NAME or place.startswith(f"{digits.NAME}/") else files.absolute(place)
     leaf = find_leaf(place, split, as_is=as_is)
     kind = _find_kind(place, leaf.sizes)
-    listing = _list(kind, leaf)
-    check_listing(place, listing)
+    listing = check_listing(place, _list(kind, leaf))
+    if subset:
+        listing = narrow(listing, subset_labels(place, subset, listing.classes))
+        place = f"{place}#{subset}"
+        check_listing(place, listing)
     return Source(
         uri=place,
         kind=kind,
@@ -172,6 +187,28 @@ def _open(uri: str, split: str | None, *, as_is: bool) -> Source:
         root=leaf.root,
         listing=listing.rows,
     )
+
+
+def _split_subset(uri: str) -> tuple[str, str | None]:
+    """The place of a source, and the ImageNet subset of it that `uri` names behind a `#`, or None.
+
+    A path that is there as it stands stays one, whatever marks it holds.
+    """
+    place, _, name = uri.rpartition("#")
+    if not place or "/" in name or _is_path(uri):
+        return uri, None
+    return place, subset_name(name)
+
+
+def _is_path(uri: str) -> bool:
+    # A web server is never told what follows a mark, and would say yes.
+    if scheme(uri) in files.READ_ONLY:
+        return False
+    try:
+        return files.exists(uri)
+    except Unreachable:
+        # No bucket may have such a name; a place that is down says so when it is opened.
+        return False
 
 
 def _list(kind: str, leaf: Leaf) -> Listing:

@@ -9,8 +9,7 @@ from typing import Any, Literal
 import torch
 
 from raydd.config import content_hash, to_plain
-from raydd.data import digits
-from raydd.data.source import Source, check_same_classes, open_source, open_validation
+from raydd.data.source import Source, check_same_classes, open_source, open_validation, source_exists
 from raydd.errors import UserError
 from raydd.evaluate import overlap
 from raydd.evaluate.record import FULL, Evaluation, read_evaluations, read_seed, write_evaluation
@@ -164,7 +163,7 @@ def check_validation(run: Run, manifest: dict[str, Any], val: Source) -> None:
     """Raise `UserError` if the validation source has other classes, or shares images with the training source."""
     check_same_classes(_Named(run.uri, tuple(manifest["classes"])), val)
     source = manifest["source"]["uri"]
-    if source == digits.NAME or filesystem.exists(source):
+    if source_exists(source):
         overlap.check_sources(open_source(source, "train").root, val.root)
 
 

@@ -6,10 +6,11 @@ import threading
 
 import numpy as np
 import pytest
-from small_set import CLASSES, labeled_images, layout_files, write_files
+from small_set import CLASSES, labeled_images, layout_files, parquet_bytes, write_files
 
 from raydd.data import splits
 from raydd.data.source import check_same_classes, open_source
+from raydd.data.subsets import SUBSETS
 from raydd.errors import UserError
 from raydd.store import filesystem as files
 from raydd.store.reach import Unreachable
@@ -50,6 +51,17 @@ def test_object_store(s3, tmp_path, layout):
     assert [data for _, data in contents_of(source)].count(b"") == {"imagefolder": 1}.get(layout, 6)
 
 
+def test_imagenet_subset_in_an_object_store(s3):
+    pytest.importorskip("s3fs").S3FileSystem().mkdir("in1k")
+    rows = [(label, "x", b"%d" % label) for label in range(1000)]
+    for root in ("s3://in1k", "s3://in1k/deep"):
+        files.write_atomic(f"{root}/train.parquet", parquet_bytes(rows, [str(i) for i in range(1000)], 100))
+        source = open_source(f"{root}#geo")
+        assert contents_of(source) == [(str(i), b"%d" % i) for i in sorted(SUBSETS["geo"])]
+        assert source.uri == f"{root}#geo" and open_source(source.uri) == source
+        files.remove_tree(f"{root}/train.parquet")
+
+
 def test_object_store_that_is_not_there(s3, monkeypatch):
     s3fs = pytest.importorskip("s3fs")
     with pytest.raises(UserError, match="does not exist"):
@@ -79,6 +91,8 @@ def test_http_tree(tmp_path):
         source = open_source(f"http://127.0.0.1:{server.server_port}")
         assert contents_of(source) == EXPECTED
         unit = source.units()[0]
+        with pytest.raises(UserError, match="#geo needs all 1,000 classes"):
+            open_source(f"http://127.0.0.1:{server.server_port}#geo")
         server.shutdown()
     with pytest.raises(Unreachable):  # an outage must not look like twelve broken images
         unit.read()
