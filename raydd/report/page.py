@@ -1,8 +1,8 @@
 """One self-contained HTML page over one or several runs: what a person looks at.
 
 Style, plots and images are inside the file; it needs no network and runs no script. It opens with one sentence, then
-shows the accuracy table, accuracy over IPC, accuracy per class, the images, the curves, what was dropped, bytes, time,
-and, folded, the configuration. Whatever a run does not have is left out.
+shows the accuracy table, accuracy over IPC, accuracy per class, the images, how they were optimized, the curves, what
+was dropped, bytes, time, and, folded, the configuration. Whatever a run does not have is left out.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from raydd.evaluate.record import FULL, RunResults, read_results
 from raydd.report.facts import Groups, bytes_part, configuration_part, dropped_part, timings_part
 from raydd.report.headline import Headline, choose_headline, headline_note, headline_sentence
 from raydd.report.html import Html, el, section
+from raydd.report.optimization import optimization_parts
 from raydd.report.plots import MOST_CLASSES, accuracy_plot, class_plot, curve_plot
 from raydd.report.sheets import contact_sheet
 from raydd.report.style import CSS, row_colors
@@ -54,6 +55,7 @@ def page(results: Sequence[RunResults], title: str) -> Html:
         el("p", headline_note(headline), class_="note") if headline else None,
         *_judgement(blocks, headline, colors),
         section("Images", *_sheets(groups, headline)),
+        section("Optimization", *optimization_parts(groups, colors)),
         section("Learning curves", curve_plot(_curve_places(blocks, headline), colors)),
         section("Dropped images", dropped_part(results)),
         section("Bytes", bytes_part(groups)),

@@ -34,13 +34,13 @@ def accuracy_plot(columns: Sequence[Column], colors: Mapping[str, str]) -> Html 
     if all(len(column.rows) < 2 for column in columns):
         return None
     with matplotlib.rc_context(PLOT):
-        figure, panels = _panels(len(columns), 2.9)
-        for axes, column in zip(panels, columns):
+        figure, grid = panels(len(columns), 2.9)
+        for axes, column in zip(grid, columns):
             axes.set_title(f"{column.first.protocol} \u00b7 {column.first.student}")
             rows = [row for row in column.rows if not row.stale]
             many = len({row.ipc for row in rows}) > 1
             (_over_ipc if many else _dots)(axes, rows, colors)
-        return _image(figure, "Accuracy over images per class")
+        return plot_image(figure, "Accuracy over images per class")
 
 
 def _over_ipc(axes: Axes, rows: Sequence[Row], colors: Mapping[str, str]) -> None:
@@ -88,7 +88,7 @@ def class_plot(headline: Headline, colors: Mapping[str, str]) -> Html | None:
     if len(order) > MOST_CLASSES:
         order = np.concatenate([order[: MOST_CLASSES // 2], order[-MOST_CLASSES // 2 :]])
     with matplotlib.rc_context(PLOT):
-        figure, (axes,) = _panels(1, 3.0, wide=True)
+        figure, (axes,) = panels(1, 3.0, wide=True)
         x, width = np.arange(len(order)), 0.8 / len(rows)
         for i, (row, value) in enumerate(zip(rows, values)):
             left = x + (i - (len(rows) - 1) / 2) * width
@@ -102,7 +102,7 @@ def class_plot(headline: Headline, colors: Mapping[str, str]) -> Html | None:
         axes.set_ylabel("accuracy, %")
         axes.set_xlim(-0.6, len(order) - 0.4)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-        return _image(figure, "Accuracy per class")
+        return plot_image(figure, "Accuracy per class")
 
 
 def class_means(row: Row) -> np.ndarray:
@@ -116,8 +116,8 @@ def curve_plot(blocks: Sequence[tuple[Block, int]], colors: Mapping[str, str]) -
     if not blocks:
         return None
     with matplotlib.rc_context(PLOT):
-        figure, panels = _panels(len(blocks), 2.7)
-        for axes, (block, ipc) in zip(panels, blocks):
+        figure, grid = panels(len(blocks), 2.7)
+        for axes, (block, ipc) in zip(grid, blocks):
             axes.set_title(f"{block.protocol} \u00b7 {block.student} \u00b7 IPC {ipc}")
             for row in block.at(ipc):
                 if not row.stale:
@@ -125,7 +125,7 @@ def curve_plot(blocks: Sequence[tuple[Block, int]], colors: Mapping[str, str]) -
             axes.set_xlabel("optimizer steps")
             axes.set_ylabel("top-1 accuracy, %")
             axes.legend(fontsize=8)
-        return _image(figure, "Learning curves")
+        return plot_image(figure, "Learning curves")
 
 
 def _curve(axes: Axes, row: Row, color: str) -> None:
@@ -143,7 +143,8 @@ def _curve(axes: Axes, row: Row, color: str) -> None:
         axes.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.13, linewidth=0)
 
 
-def _panels(count: int, height: float, *, wide: bool = False) -> tuple[Figure, list[Axes]]:
+def panels(count: int, height: float, *, wide: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, each `height` inches high, up to three beside each other, or one if `wide`."""
     across = 1 if wide else 2 if count in (1, 2, 4) else 3
     lines = math.ceil(count / across)
     figure = Figure(figsize=(WIDTH, height * lines), layout="constrained")
@@ -154,7 +155,8 @@ def _panels(count: int, height: float, *, wide: bool = False) -> tuple[Figure, l
     return figure, grid[:count]
 
 
-def _image(figure: Figure, alt: str) -> Html:
+def plot_image(figure: Figure, alt: str) -> Html:
+    """The figure as an SVG inside the page; equal figures give equal bytes."""
     sink = io.BytesIO()
     figure.savefig(sink, format="svg", metadata={"Date": None})
     data = base64.b64encode(sink.getvalue()).decode()

@@ -52,15 +52,14 @@ def shown_size(size: int) -> int:
 
 
 def _line(name: str, images: list[DistilledImage], room: int, size: int) -> Html:
-    thumbnails = (_thumbnail(image, name, size) for image in images[:room])
-    return el("div", el("div", name, title=name), *thumbnails, class_="class")
+    found = (thumbnail(image.data, size, f"{name}, {image.origin}", origin_text(image)) for image in images[:room])
+    return el("div", el("div", name, title=name), *found, class_="class")
 
 
-def _thumbnail(image: DistilledImage, name: str, size: int) -> Html:
-    source, small = _encode(image.data, size)
-    alt = f"{name}, {image.origin}"
-    kind = "small" if small else None
-    return el("img", src=source, width=size, height=size, alt=alt, title=origin_text(image), class_=kind)
+def thumbnail(data: bytes, size: int, alt: str, title: str | None = None) -> Html:
+    """An encoded image `size` CSS pixels wide and high, decoded and encoded again; blank for broken bytes."""
+    source, small = _encode(data, size)
+    return el("img", src=source, width=size, height=size, alt=alt, title=title, class_="small" if small else None)
 
 
 def origin_text(image: DistilledImage) -> str:

@@ -71,6 +71,9 @@ summary span { font-weight: 400; color: #656d76; font-size: 13.5px; margin-left:
   white-space: nowrap; }
 .class img { margin-right: 4px; border-radius: 2px; flex: none; background: #eaeef2; }
 .class img.small { image-rendering: pixelated; }
+.steps { display: flex; flex-wrap: wrap; gap: 14px 28px; }
+.steps p { margin: 0 0 4px; font-size: 13px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.steps .class > div { flex-basis: 56px; padding-right: 8px; color: #656d76; }
 pre { font: 12px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; background: #f6f8fa; padding: 14px;
   overflow-x: auto; border-radius: 4px; }
 footer { margin-top: 56px; color: #656d76; font-size: 12.5px; }

@@ -28,7 +28,7 @@ SCORES, LATENTS = TABLES = ("scores", "latents")
 # are told stale by the revision, have to go with it.
 MADE_BY = {
     "score": (*TABLES, *(f"state/{name}" for name in TABLES)),
-    "distill": ("distilled", "evaluation"),
+    "distill": ("distilled", "evaluation", "learned"),
     "evaluate": ("evaluation",),
 }
 

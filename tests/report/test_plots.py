@@ -18,13 +18,13 @@ from raydd.report.style import FIXED, PALETTE, row_colors
 def drawn(monkeypatch) -> list[Figure]:
     """The figures as drawn, instead of their images."""
     figures = []
-    image = plots._image
+    image = plots.plot_image
 
     def keep(figure, alt):
         figures.append(figure)
         return image(figure, alt)
 
-    monkeypatch.setattr(plots, "_image", keep)
+    monkeypatch.setattr(plots, "plot_image", keep)
     return figures
 
 
