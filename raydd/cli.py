@@ -30,6 +30,7 @@ COMMANDS = {
     "demo": Command("the whole story on the packaged digits: a table and a report", "raydd.commands.make:demo"),
     "train-teacher": Command("train a teacher on a source", "raydd.commands.make:train_teacher"),
     "train-prior": Command("train a diffusion prior on a source", "raydd.commands.make:train_prior"),
+    "train-experts": Command("train expert trajectories for LD3M's MTT loss", "raydd.commands.make:train_experts"),
     "score": Command("compute scores of every source image in one pass", "raydd.commands.make:score"),
     "distill": Command("make a distilled set: METHOD --data SRC --out RUN --ipc N", "raydd.commands.distill:distill"),
     "dope": Command("add selected originals to a distilled set", "raydd.commands.make:dope"),

@@ -1,4 +1,4 @@
-"""Commands that make what distillation needs, or add to it: teachers, priors, scores, doping,
+"""Commands that make what distillation needs, or add to it: teachers, priors, expert trajectories, scores, doping,
 stored labels; and the demo."""
 
 import dataclasses
@@ -8,11 +8,13 @@ from typing import Literal
 from raydd.commands.parsing import console, parse
 from raydd.pipelines import dope as doping
 from raydd.pipelines import evaluate as evaluating
+from raydd.pipelines import experts as expert_training
 from raydd.pipelines import prior as prior_training
 from raydd.pipelines import teacher as teaching
 from raydd.pipelines.demo import DemoOptions, run_demo
 from raydd.pipelines.dope_request import DopeOptions
 from raydd.pipelines.evaluate import RecipeOptions
+from raydd.pipelines.experts import ExpertOptions
 from raydd.pipelines.prior import PriorOptions
 from raydd.pipelines.request import DistillOptions, open_job
 from raydd.pipelines.score import feature_scoring, fill_tables, open_table
@@ -57,6 +59,27 @@ def train_prior(args: list[str]) -> None:
     console.print(
         f"prior of {len(facts['classes'])} classes in {command.job.out} ({time.monotonic() - start:.0f} s); "
         f"samples: {command.job.out}/samples"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainExperts:
+    """Train expert trajectories on real images, which LD3M's MTT loss follows: parameters before and after each epoch.
+
+    Experts are trained side by side; a larger --count later adds experts to those that are there.
+    """
+
+    job: ExpertOptions
+    resources: Resources = Resources()
+
+
+def train_experts(args: list[str]) -> None:
+    command = parse(TrainExperts, "train-experts", args)
+    experts = expert_training.train(command.job, command.resources)
+    accuracy = " ".join(f"{100 * value:.1f}" for value in experts.accuracy)
+    console.print(
+        f"{experts.count} experts of {experts.arch}, {experts.epochs} epochs and {experts.parameters:,} parameters "
+        f"each, in {command.job.out}: top-1 on {experts.measured_on} after 0 .. {experts.epochs} epochs {accuracy} %"
     )
 
 
