@@ -80,7 +80,8 @@ def _crop(x: Tensor, u: Tensor) -> Tensor:
     size = x.shape[-1]
     reach = int(size * 0.125 + 0.5)
     padded = F.pad(x, (reach,) * 4)
-    start = (u * (2 * reach + 1)).long()
+    # Uniforms just below 1 are 1 in single precision.
+    start = (u * (2 * reach + 1)).long().clamp(max=2 * reach)
     pixels = torch.arange(size, device=x.device)
     rows, columns = start[:, :1] + pixels, start[:, 1:] + pixels
     batch = torch.arange(len(x), device=x.device)[:, None, None]

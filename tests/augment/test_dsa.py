@@ -81,6 +81,19 @@ def test_siamese_parameters_act_alike_on_any_batch():
     assert torch.allclose(apply_dsa(x.expand(7, -1, -1, -1), dsa), apply_dsa(x, dsa).expand(7, -1, -1, -1), atol=1e-6)
 
 
+@pytest.mark.parametrize("group", GROUPS[1:])
+def test_two_batches_get_the_same_geometry(group):
+    """Coordinates written into two channels move alike, whatever the other content of a batch and its size."""
+    axis = torch.linspace(-1, 1, SIZE, dtype=torch.float64)
+    coordinates = torch.stack(torch.meshgrid(axis, axis, indexing="ij"))
+    dsa = Dsa(np.full((1, COLUMNS), 0.3), (group,))
+    batches = [torch.randn(count, 3, SIZE, SIZE, dtype=torch.float64) for count in (2, 5)]
+    for batch in batches:
+        batch[:, :2] = coordinates
+    small, large = (apply_dsa(batch, dsa)[:, :2] for batch in batches)
+    assert torch.equal(small[:1].expand(5, -1, -1, -1), large) and not torch.equal(large[0], coordinates)
+
+
 def test_one_group_is_uniform_and_all_is_all():
     drawn = [draw_dsa(np.random.default_rng(i)).groups for i in range(1200)]
     counts = [drawn.count((group,)) for group in GROUPS]
@@ -99,3 +112,11 @@ def test_global_generators_rest():
 def test_gradient_flows_through_every_group():
     x = torch.randn(2, 3, 6, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda v: apply_dsa(v, parameters(2)), x)
+
+
+def test_crop_of_uniforms_that_round_up_to_one_stays_inside():
+    images = torch.rand(2, 3, 16, 16)
+    # 1 - 2^-27 is 1 in single precision, where images live.
+    cropped = apply_dsa(images, Dsa(np.full((2, 11), 1 - 2**-27), ("crop",)))
+    assert torch.equal(cropped[:, :, :-2, :-2], images[:, :, 2:, 2:])
+    assert not cropped[:, :, -2:].any()
