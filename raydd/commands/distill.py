@@ -9,6 +9,8 @@ from raydd.distill.controls import CONTROLS, ControlConfig
 from raydd.distill.dsco.config import PRESETS as DSCO_PRESETS
 from raydd.distill.dsco.config import DscoConfig
 from raydd.distill.infoutil.config import PRESETS, CropConfig, InfoUtilConfig, SelectConfig
+from raydd.distill.ld3m.config import PRESETS as LD3M_PRESETS
+from raydd.distill.ld3m.config import Ld3mConfig
 from raydd.distill.output import OutputConfig
 from raydd.errors import choose
 from raydd.evaluate.record import FULL
@@ -16,6 +18,7 @@ from raydd.pipelines import distill as distilling
 from raydd.pipelines.controls import Control
 from raydd.pipelines.dsco import Dsco
 from raydd.pipelines.infoutil import InfoUtil
+from raydd.pipelines.ld3m import Ld3m, make
 from raydd.pipelines.prior_samples import PriorConfig, PriorSamples
 from raydd.pipelines.request import DistillOptions
 from raydd.runtime.work import Resources
@@ -24,6 +27,7 @@ METHODS = {
     "dsco": "images from a diffusion prior whose sampling noise is optimized to match each class's distribution",
     "infoutil": "crops where the teacher's Shapley values are high, chosen by gradient norm, tiled to mosaics",
     "rded": "random resized crops with the lowest loss, tiled to mosaics (a setting of InfoUtil's pipeline)",
+    "ld3m": "latents and conditions of a diffusion prior, learned through its sampling chain by DM, DC or MTT",
     "random": "whole images at random",
     "kmeans": "the images nearest to k-means centers of the teacher's features",
     "herding": "images whose mean feature stays closest to the class mean",
@@ -55,6 +59,20 @@ class DistillDsco:
 
     job: DistillOptions
     nopt: DscoConfig = DscoConfig()
+    output: OutputConfig = OutputConfig()
+    resources: Resources = Resources()
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillLd3m:
+    """LD3M: latents and conditions of a prior, learned through its sampling chain by a matching loss.
+
+    --preset ld3m|ld3m-demo|ld3m-autoencoder|ld3m-pixels|ld3m-released sets all switches at once; the ones given here
+    are changed on top. --init RUN starts from the images of a finished run.
+    """
+
+    job: DistillOptions
+    learn: Ld3mConfig = Ld3mConfig()
     output: OutputConfig = OutputConfig()
     resources: Resources = Resources()
 
@@ -102,6 +120,8 @@ def distill(args: list[str]) -> None:
         method = PriorSamples(name, command.samples)
     elif name == "dsco":
         command, method = _dsco(args)
+    elif name == "ld3m":
+        command, method = _ld3m(args)
     else:
         command, method = _infoutil(name, args)
     manifest = distilling.distill(command.job, method, command.resources)
@@ -133,6 +153,13 @@ def _dsco(args: list[str]) -> tuple[DistillDsco, Dsco]:
     command = parse(DistillDsco, "distill dsco", args, DistillDsco(_missing_options(), DSCO_PRESETS[preset]()))
     name = f"{preset}-free" if command.nopt.access == "free" and not preset.endswith("free") else preset
     return command, Dsco(name, command.nopt, command.output)
+
+
+def _ld3m(args: list[str]) -> tuple[DistillLd3m, Ld3m]:
+    preset, args = take_preset(args, "ld3m", LD3M_PRESETS)
+    command = parse(DistillLd3m, "distill ld3m", args, DistillLd3m(_missing_options(), LD3M_PRESETS[preset]()))
+    name = preset if command.learn.loss == "dm" else f"{preset}-{command.learn.loss}"
+    return command, make(name, command.learn, command.output)
 
 
 def _missing_options() -> DistillOptions:

@@ -56,50 +56,88 @@ class Method(Protocol):
     ) -> list[DistilledImage]: ...
 
 
+class PackMethod(Method, Protocol):
+    """A method that makes several classes at once, because they are coupled or too small alone.
+
+    `packs` cuts all classes of the job, by its configuration only: never by workers, or by what is asked for.
+    """
+
+    def packs(self, job: Job) -> list[tuple[int, ...]]: ...
+
+    def build_pack(
+        self, job: Job, labels: tuple[int, ...], tables: Run | None, teacher: Teacher | None, work: UnitWork
+    ) -> list[list[DistilledImage]]: ...
+
+
 @dataclasses.dataclass(frozen=True)
-class ClassUnit:
-    """One class: the piece of distillation that is committed at once."""
+class PackUnit:
+    """The classes `labels`, computed together; those that are `wanted` are committed, each at once."""
 
     job: Job
     method: Method
-    label: int
+    labels: tuple[int, ...]
+    wanted: tuple[int, ...]
     config_hash: str
     tables: Run | None
     label_teacher: TeacherSpec | None
 
     @property
+    def key(self) -> str:
+        """The class, or the first of several and how many more."""
+        more = f"+{len(self.labels) - 1}" if len(self.labels) > 1 else ""
+        return self.job.classes[self.labels[0]] + more
+
+    @property
     def name(self) -> str:
-        return f"{self.job.out}/{self.job.classes[self.label]}"
+        return f"{self.job.out}/{self.key}"
 
     @property
     def cost(self) -> float:
-        return self.method.cost(self.job, self.label)
+        return sum(self.method.cost(self.job, label) for label in self.labels)
+
+    def left(self) -> list[int]:
+        """The wanted classes that are not committed."""
+        return [i for i in self.wanted if not distilled.is_done(Run(self.job.out), i, self.config_hash)]
 
     def is_done(self) -> bool:
-        return distilled.is_done(Run(self.job.out), self.label, self.config_hash)
+        return not self.left()
 
     def run(self, context: Context) -> None:
         start = time.monotonic()
         run, work = Run(self.job.out), self.work(context)
         teacher = self.label_teacher.load(context.device) if self.label_teacher else None
-        images = self.method.build(self.job, self.label, self.tables, teacher, work)
-        seconds = round(time.monotonic() - start, 3)
-        distilled.commit_class(
-            run,
-            self.label,
-            self.job.classes,
-            images,
-            method=self.method.name,
-            config_hash=self.config_hash,
-            seed=self.job.seed,
-            seconds=seconds,
-        )
+        made = self._build(teacher, work)
+        seconds = round((time.monotonic() - start) / len(self.labels), 3)
+        for label in self.left():
+            images, name = made[label], self.job.classes[label]
+            distilled.commit_class(
+                run,
+                label,
+                self.job.classes,
+                images,
+                method=self.method.name,
+                config_hash=self.config_hash,
+                seed=self.job.seed,
+                seconds=seconds,
+            )
+            events.append(run, "class_committed", name=name, images=len(images), seconds=seconds)
         work.delete_state()
-        events.append(run, "class_committed", name=self.job.classes[self.label], images=len(images), seconds=seconds)
+
+    def _build(self, teacher: Teacher | None, work: UnitWork) -> dict[int, list[DistilledImage]]:
+        if hasattr(self.method, "build_pack"):
+            made = self.method.build_pack(self.job, self.labels, self.tables, teacher, work)
+            return dict(zip(self.labels, made, strict=True))
+        (label,) = self.labels
+        return {label: self.method.build(self.job, label, self.tables, teacher, work)}
 
     def work(self, context: Context) -> UnitWork:
-        """Where this class keeps its half-done state."""
-        return open_work(Run(self.job.out), self.job.classes[self.label], self.config_hash, context)
+        """Where these classes keep their half-done state."""
+        return open_work(Run(self.job.out), self.key, self.config_hash, context)
+
+
+def packs_of(method: Method, job: Job) -> list[tuple[int, ...]]:
+    """The classes of the job in the packs that the method makes them in; one by one where it makes none."""
+    return method.packs(job) if hasattr(method, "packs") else [(i,) for i in range(len(job.classes))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +146,7 @@ class Prepared:
 
     job: Job
     config: dict[str, Any]
-    units: list[ClassUnit]
+    units: list[PackUnit]
     table: Table | None
     facts: dict[str, Any]
     redo: list[int]
@@ -128,7 +166,7 @@ class Prepared:
         """Record the stage; set aside what is to be made again."""
         self.run.begin(STAGE, self.config, seed=self.job.seed, force=self.force)
         for unit in self.units if self.force or self.redo else ():
-            state.delete(self.run, self.job.classes[unit.label])
+            state.delete(self.run, unit.key)
         for label in self.redo:
             filesystem.remove_tree(filesystem.join(distilled.class_dir(self.run, label), "done.json"))
         if self.redo:
@@ -176,8 +214,8 @@ def _run(todo: list[Prepared], resources: Resources) -> None:
         item.end()
 
 
-def _record(unit: ClassUnit, event: str, facts: dict[str, Any]) -> None:
-    events.append(Run(unit.job.out), event, name=unit.job.classes[unit.label], **facts)
+def _record(unit: PackUnit, event: str, facts: dict[str, Any]) -> None:
+    events.append(Run(unit.job.out), event, name=unit.key, **facts)
 
 
 def prepare(options: DistillOptions, method: Method) -> Prepared:
@@ -225,7 +263,11 @@ def prepare(options: DistillOptions, method: Method) -> Prepared:
     return Prepared(
         job=job,
         config=config,
-        units=[ClassUnit(job, method, label, digest, table.run if table else None, stored) for label in chosen],
+        units=[
+            PackUnit(job, method, pack, wanted, digest, table.run if table else None, stored)
+            for pack in packs_of(method, job)
+            if (wanted := tuple(label for label in pack if label in chosen))
+        ],
         table=table,
         facts=facts,
         redo=chosen if options.force and options.classes is not None else [],

@@ -1,6 +1,7 @@
 """What the methods that draw from a diffusion prior share: its checks against the job, and images out of latents."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 
@@ -48,14 +49,25 @@ def to_images(
     prior: Prior, latents: torch.Tensor, job: Job, output: OutputConfig, teacher: Teacher | None
 ) -> list[DistilledImage]:
     """Latents fp32 [n,Ch,H,W] decoded, resized to the job's size and encoded; `teacher` makes stored labels."""
-    codec = resolve_codec(output.codec, job.size)
     pixels = torch.cat([resize(prior.decode(part).cpu(), job.size) for part in latents.split(job.batch)])
+    return from_pixels(pixels, [()] * len(pixels), job, output, teacher)
+
+
+def from_pixels(
+    pixels: torch.Tensor,
+    source_keys: Sequence[tuple[str, ...]],
+    job: Job,
+    output: OutputConfig,
+    teacher: Teacher | None,
+) -> list[DistilledImage]:
+    """Synthetic images uint8 [n,3,size,size] encoded; `source_keys` name what each started from."""
+    codec = resolve_codec(output.codec, job.size)
     return [
         DistilledImage(
             data=encode(image, codec),
             origin="synthetic",
-            source_keys=(),
+            source_keys=keys,
             soft_label=stored_logits(teacher, image[None], job.size),
         )
-        for image in pixels
+        for image, keys in zip(pixels, source_keys, strict=True)
     ]

@@ -28,6 +28,10 @@ class Space(Protocol):
         """Images fp32 [n,3,S,S] of latents, in [-1, 1] but not clamped; differentiable."""
         ...
 
+    def quantize(self, latents: Tensor) -> Tensor:
+        """Latents moved to the nearest codes, gradients passing straight through; unchanged without a code book."""
+        ...
+
 
 class Pixels:
     """The image itself in [-1, 1]: three channels, or one (gray, the mean of three), which decodes to three."""
@@ -45,6 +49,9 @@ class Pixels:
 
     def decode(self, latents: Tensor) -> Tensor:
         return latents.expand(-1, 3, -1, -1)
+
+    def quantize(self, latents: Tensor) -> Tensor:
+        return latents
 
 
 class Latents:
@@ -68,6 +75,11 @@ class Latents:
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.net.decode(latents / self.scale + self.shift).sample
+
+    def quantize(self, latents: Tensor) -> Tensor:
+        if not hasattr(self.net, "quantize"):
+            return latents
+        return (self.net.quantize(latents / self.scale + self.shift)[0] - self.shift) * self.scale
 
 
 def to_uint8(images: Tensor) -> Tensor:

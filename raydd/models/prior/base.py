@@ -16,13 +16,15 @@ class Schedule:
     """The levels of one sampling run, cleanest first: level i enters step i, and level -1 is the clean image.
 
     timesteps: [T], what the network is told at each level. alphas, sigmas: float64 [T]. start: standard deviation of
-    the noise that sampling starts from (1 for variance-preserving schedules and rectified flow).
+    the noise that sampling starts from (1 for variance-preserving schedules and rectified flow). final: the level that
+    diffusers' DDIM ends at, for those who follow it to the last bit; (1, 0) or that of timestep 0.
     """
 
     timesteps: Tensor
     alphas: Tensor
     sigmas: Tensor
     start: float = 1.0
+    final: tuple[float, float] = (1.0, 0.0)
 
     def __len__(self) -> int:
         return len(self.alphas)
@@ -83,4 +85,40 @@ class Prior(Protocol):
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Standard normal latents [count,Ch,H,W], drawn on the CPU and moved, so that devices agree."""
+        ...
+
+
+class Differentiable(Prior, Protocol):
+    """A prior through which gradients reach latents and conditions; nothing here is rounded, clipped or detached."""
+
+    def schedule(self, steps: int, spacing: str | None = None) -> Schedule:
+        """As `Prior.schedule`, at the timesteps of `spacing` (linspace, leading, trailing)."""
+        ...
+
+    def conditions(self, labels: Tensor) -> Tensor | None:
+        """What the denoiser's label embedders make of labels int64 [n]: fp32 [n, ...] on the prior's device, a copy.
+
+        Given to `denoise` in place of labels it gives the same bits. None for an unconditional prior.
+        """
+        ...
+
+    def denoise(
+        self,
+        x: Tensor,
+        schedule: Schedule,
+        i: int,
+        labels: Tensor | None,
+        guidance: float = 1.0,
+        *,
+        clip: bool = True,
+    ) -> Prediction:
+        """As `Prior.denoise`, also for float conditions [n, ...]; `clip=False` leaves the clean image as predicted."""
+        ...
+
+    def paint(self, latents: Tensor) -> Tensor:
+        """Images fp32 [n,3,S,S] of latents, in [-1, 1] but not clamped."""
+        ...
+
+    def anchor(self, latents: Tensor) -> Tensor:
+        """Latents at the autoencoder's nearest codes, with straight-through gradients; themselves where it has none."""
         ...

@@ -5,6 +5,7 @@ same, since at a given x every parameterization is affine in n; clipping comes a
 three channels, a quirk of facebookresearch/DiT that DsCo's released setting inherits (dsco.md, section 3.1).
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,7 @@ from torch import Generator, Tensor, nn
 from raydd.errors import UserError, choose
 from raydd.models.prior.autoencoder import Space, to_uint8
 from raydd.models.prior.base import Prediction, Schedule
+from raydd.models.prior.conditions import open_conditions
 from raydd.models.prior.schedule import NoiseTable
 
 GUIDED = ("all", "first3")
@@ -54,15 +56,34 @@ class OpenedPrior:
     def guidable(self) -> bool:
         return self.null is not None and self.labels is not None
 
-    def schedule(self, steps: int) -> Schedule:
+    def schedule(self, steps: int, spacing: str | None = None) -> Schedule:
         """The levels of a run of `steps` steps; `UserError` for more than the denoiser was trained at."""
-        return self.table.schedule(steps, self.spacing)
+        return self.table.schedule(steps, spacing or self.spacing)
+
+    @functools.cached_property
+    def _conditions(self) -> Tensor | None:
+        return None if self.labels is None else open_conditions(self.net)
+
+    def conditions(self, labels: Tensor) -> Tensor | None:
+        """See `base.Differentiable`. Raises `UserError` where the network's embedders are not where expected."""
+        table = self._conditions
+        return None if table is None else table[self.labels[labels.to(self.device)]].clone()
 
     def denoise(
-        self, x: Tensor, schedule: Schedule, i: int, labels: Tensor | None, guidance: float = 1.0
+        self,
+        x: Tensor,
+        schedule: Schedule,
+        i: int,
+        labels: Tensor | None,
+        guidance: float = 1.0,
+        *,
+        clip: bool = True,
     ) -> Prediction:
-        """See `base.Prior`. Raises `UserError` for guidance of a prior that has no null label."""
-        x = x.float()
+        """See `base.Prior`; labels may be float conditions (`base.Differentiable`), `clip=False` leaves out clipping.
+
+        Raises `UserError` for guidance of a prior that has no null label.
+        """
+        x = x if x.dtype == torch.float64 else x.float()
         own = self._own(labels, len(x))
         time = schedule.timesteps[i]
         if guidance == 1:
@@ -71,14 +92,14 @@ class OpenedPrior:
             if not self.guidable:
                 kind = "unconditional" if self.labels is None else "without a null label"
                 raise UserError(f"guidance {guidance:g} of a prior that is {kind}: use --guidance 1")
-            both = torch.cat([own, torch.full_like(own, self.null)])
+            both = torch.cat([own, self._free(own)])
             output, free = self._run(torch.cat([x, x]), time, both).chunk(2)
             guided = 3 if self.guidance_channels == "first3" else self.latent_shape[0]
             mixed = free[:, :guided] + guidance * (output[:, :guided] - free[:, :guided])
             output = torch.cat([mixed, output[:, guided:]], 1)
         channels = self.latent_shape[0]
         variance = output[:, channels:] if output.shape[1] == 2 * channels else None
-        return Prediction(*self.table.split(output[:, :channels], x, *schedule.level(i)), variance)
+        return Prediction(*self.table.split(output[:, :channels], x, *schedule.level(i), clip=clip), variance)
 
     @torch.no_grad()
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -93,6 +114,14 @@ class OpenedPrior:
     def decode(self, latents: Tensor) -> Tensor:
         return to_uint8(self.space.decode(latents.float().to(self.device)))
 
+    def paint(self, latents: Tensor) -> Tensor:
+        """See `base.Differentiable`."""
+        return self.space.decode(latents)
+
+    def anchor(self, latents: Tensor) -> Tensor:
+        """See `base.Differentiable`."""
+        return self.space.quantize(latents)
+
     def draw(self, count: int, generator: Generator) -> Tensor:
         return torch.randn(count, *self.latent_shape, generator=generator).to(self.device)
 
@@ -101,12 +130,20 @@ class OpenedPrior:
             return None
         if labels is None or len(labels) != count:
             raise ValueError(f"a class-conditional prior needs one label for each of {count} images")
-        return self.labels[labels.to(self.device)]
+        return labels if labels.is_floating_point() else self.labels[labels.to(self.device)]
+
+    def _free(self, own: Tensor) -> Tensor:
+        """The null label, or its condition, for every row."""
+        if not own.is_floating_point():
+            return torch.full_like(own, self.null)
+        return self._conditions[self.null].to(own.dtype).expand_as(own)
 
     def _run(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
         dtype = next(self.net.parameters()).dtype
         times = time.to(self.device).expand(len(x))
-        return self.net(x.to(dtype), times, class_labels=labels, return_dict=False)[0].float()
+        if labels is not None and labels.is_floating_point():
+            labels = labels.to(dtype)
+        return self.net(x.to(dtype), times, class_labels=labels, return_dict=False)[0].to(x.dtype)
 
 
 def uses_bf16(precision: str, device: str) -> bool:

@@ -30,7 +30,8 @@ class NoiseTable:
     """All levels that a denoiser was trained at, cleanest first.
 
     times, alphas, sigmas: float64 [N], what the network is told and x = alpha * clean + sigma * noise. prediction: one
-    of PREDICTIONS. clip: bound of the clean image, or None. offset: first timestep of `leading` spacing.
+    of PREDICTIONS. clip: bound of the clean image, or None. offset: first timestep of `leading` spacing. final: the
+    (alpha, sigma) that diffusers' DDIM ends at, which is not always the clean level.
     """
 
     times: np.ndarray = field(repr=False)
@@ -39,6 +40,7 @@ class NoiseTable:
     prediction: str
     clip: float | None = None
     offset: int = 0
+    final: tuple[float, float] = (1.0, 0.0)
 
     def __len__(self) -> int:
         return len(self.times)
@@ -55,14 +57,17 @@ class NoiseTable:
             times.round().long() if whole else times.float(),
             torch.from_numpy(self.alphas[rows]),
             torch.from_numpy(self.sigmas[rows]),
+            final=self.final,
         )
 
-    def split(self, output: Tensor, x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
-        """(clean, noise) fp32 of a network's output at x = alpha * clean + sigma * noise, with the clip applied.
+    def split(
+        self, output: Tensor, x: Tensor, alpha: float, sigma: float, *, clip: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """(clean, noise) of a network's output at x = alpha * clean + sigma * noise, with the clip applied if asked.
 
-        After clipping the noise is recomputed, so that the two always add up to x.
+        In x's dtype, fp32 or fp64. After clipping the noise is recomputed, so that the two always add up to x.
         """
-        output, x = output.float(), x.float()
+        output = output.to(x.dtype)
         if self.prediction == "epsilon":
             noise, clean = output, (x - sigma * output) / alpha
         elif self.prediction == "sample":
@@ -71,7 +76,7 @@ class NoiseTable:
             noise, clean = alpha * output + sigma * x, alpha * x - sigma * output
         else:
             noise, clean = x + alpha * output, x - sigma * output
-        if self.clip is not None:
+        if clip and self.clip is not None:
             clean = clean.clamp(-self.clip, self.clip)
             noise = (x - alpha * clean) / sigma
         return clean, noise
@@ -98,7 +103,16 @@ def read_table(config: Mapping[str, Any], *, pixels: bool) -> NoiseTable:
         raise UserError(f"{name} ends in pure noise, where epsilon says nothing of the image: it needs v_prediction")
     clip = float(config.get("clip_sample_range", 1.0)) if pixels and config.get("clip_sample") else None
     times = np.arange(len(kept), dtype=np.float64)
-    return NoiseTable(times, np.sqrt(kept), np.sqrt(1 - kept), prediction, clip, int(config.get("steps_offset", 0)))
+    last = 1.0 if config.get("set_alpha_to_one", True) else float(kept[0])
+    return NoiseTable(
+        times,
+        np.sqrt(kept),
+        np.sqrt(1 - kept),
+        prediction,
+        clip,
+        int(config.get("steps_offset", 0)),
+        final=(math.sqrt(last), math.sqrt(1 - last)),
+    )
 
 
 def betas_of(config: Mapping[str, Any]) -> np.ndarray:

@@ -1,0 +1,168 @@
+"""Gradient descent on latents and conditions through the generator (ld3m.md, section 5).
+
+    S = generate(Z, c)        in chunks, each a graph of its own
+    gS = d loss / d S         second order, if any, lives inside the small matcher
+    backward of every chunk with its part of gS: one vector-Jacobian product of the prior
+    v = momentum v + g,  p -= rate v
+
+The loop stops for its caller after every iteration: what it hands over is all that is needed to go on, with the same
+bits. Nothing of a random generator is carried, because every draw is keyed.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from raydd.distill.ld3m.config import Ld3mConfig
+from raydd.distill.ld3m.generator import Generator
+from raydd.distill.ld3m.objective import Normalize, Objective
+from raydd.distill.ld3m.pack import Pack
+
+EVALUATIONS = 10
+BETAS = (0.9, 0.999)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """Step sizes of latents and conditions."""
+
+    latent: float
+    cond: float
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Between two iterations: the one that comes next, the learnables, the optimizer's memory, and the curves.
+
+    z fp32 [N,Ch,H,W]; c fp32 [N, ...] or None; memory: tensors by name, the objective's own among them; losses: one
+    per iteration; heldout: (iteration, loss).
+    """
+
+    iteration: int
+    z: Tensor
+    c: Tensor | None
+    memory: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    losses: tuple[float, ...] = ()
+    heldout: tuple[tuple[int, float], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Descent:
+    """What does not change during an optimization."""
+
+    generator: Generator
+    objective: Objective
+    normalize: Normalize
+    pack: Pack
+    config: Ld3mConfig
+
+    def run(self, state: State, rates: Rates, on_step: Callable[[State], None] | None = None) -> State:
+        """Iterate to `config.iterations`; `on_step` sees every new state.
+
+        Raises `FloatingPointError` that names the classes and the iteration where loss or gradients are not finite; the
+        state before it was handed to `on_step` and is good.
+        """
+        self.objective.restore(state.memory)
+        state = self._evaluate(state)
+        while state.iteration < self.config.iterations:
+            loss, gradients = self.gradients(state.z, state.c, state.iteration)
+            self._check(loss, gradients, state.iteration)
+            state = self._evaluate(self._step(state, loss, gradients, rates))
+            if on_step:
+                on_step(state)
+        return state
+
+    def gradients(self, z: Tensor, c: Tensor | None, iteration: int) -> tuple[float, tuple[Tensor | None, ...]]:
+        """Loss of an iteration, and its gradients like z and c; None for what is not learned."""
+        learn_z, learn_c = self.config.learns
+        z = z.detach().requires_grad_(learn_z)
+        c = None if c is None else c.detach().requires_grad_(learn_c)
+        first, second = self._noises(iteration)
+        two = self.config.graph == "two"
+        with torch.set_grad_enabled(not two):
+            parts = self._generate(z, c, first)
+        loss, toward = self.objective(iteration, torch.cat([part.detach() for part in parts]))
+        borders = torch.arange(len(z)).split(self.config.chunk)
+        for index, (rows, gradient) in enumerate(zip(borders, toward.split(self.config.chunk))):
+            part = self._part(z, c, second, rows) if two else parts[index]
+            part.backward(gradient)
+        return loss, (z.grad, None if c is None else c.grad)
+
+    def images(self, z: Tensor, c: Tensor | None) -> Tensor:
+        """The images as they are exported, uint8 [N,3,size,size] on the CPU: with the keyed noise of exports."""
+        with torch.no_grad():
+            pixels = [self._pixels(z, c, self._export_noise(), rows) for rows in self._borders(len(z))]
+        return (torch.cat(pixels) * 255).round().clamp(0, 255).byte().cpu()
+
+    def _borders(self, count: int) -> tuple[Tensor, ...]:
+        return torch.arange(count).split(self.config.chunk)
+
+    def _generate(self, z: Tensor, c: Tensor | None, noise: Tensor) -> list[Tensor]:
+        return [self._part(z, c, noise, rows) for rows in self._borders(len(z))]
+
+    def _part(self, z: Tensor, c: Tensor | None, noise: Tensor, rows: Tensor) -> Tensor:
+        return self.normalize(self._pixels(z, c, noise, rows))
+
+    def _pixels(self, z: Tensor, c: Tensor | None, noise: Tensor, rows: Tensor) -> Tensor:
+        some = slice(int(rows[0]), int(rows[-1]) + 1)
+        return self.generator.pixels(z[some], None if c is None else c[some], noise[some].to(z.device, z.dtype))
+
+    def _noises(self, iteration: int) -> tuple[Tensor, Tensor]:
+        """The noise of the first and of the second pass: one draw, unless the release is followed."""
+        if self.config.noise == "fixed":
+            noise = self._export_noise()
+            return noise, noise
+        first = self.pack.noise(self.generator.latent_shape, "eps", iteration)
+        if self.config.noise == "iteration":
+            return first, first
+        return first, self.pack.noise(self.generator.latent_shape, "eps-second", iteration)
+
+    def _export_noise(self) -> Tensor:
+        return self.pack.noise(self.generator.latent_shape, "export")
+
+    def _step(self, state: State, loss: float, gradients: tuple[Tensor | None, ...], rates: Rates) -> State:
+        memory, moved = dict(state.memory), []
+        named = zip(("z", "c"), (state.z, state.c), gradients, (rates.latent, rates.cond))
+        for name, value, gradient, rate in named:
+            if gradient is not None:
+                value = value - rate * self._direction(name, gradient, memory, state.iteration)
+            moved.append(value)
+        memory |= self.objective.state()
+        return State(state.iteration + 1, *moved, memory, (*state.losses, loss), state.heldout)
+
+    def _direction(self, name: str, gradient: Tensor, memory: dict[str, Tensor], iteration: int) -> Tensor:
+        if self.config.optimizer == "sgd":
+            memory[name] = gradient + self.config.momentum * memory.get(name, 0.0)
+            return memory[name]
+        mean, square = (memory.get(f"{name}-{part}", torch.zeros_like(gradient)) for part in ("mean", "square"))
+        mean = BETAS[0] * mean + (1 - BETAS[0]) * gradient
+        square = BETAS[1] * square + (1 - BETAS[1]) * gradient.square()
+        memory[f"{name}-mean"], memory[f"{name}-square"] = mean, square
+        first, second = (1 - beta ** (iteration + 1) for beta in BETAS)
+        return mean / first / ((square / second).sqrt() + 1e-8)
+
+    def _evaluate(self, state: State) -> State:
+        """With the held-out loss added, at ten iterations and at both ends."""
+        at, total = state.iteration, self.config.iterations
+        due = at in (0, total) or at % max(1, total // EVALUATIONS) == 0
+        if not due or (state.heldout and state.heldout[-1][0] == at):
+            return state
+        with torch.no_grad():
+            borders = self._borders(len(state.z))
+            noise = self._export_noise()
+            synthetic = torch.cat([self._part(state.z, state.c, noise, rows) for rows in borders])
+        value = self.objective.heldout(synthetic)
+        return state if value is None else dataclasses.replace(state, heldout=(*state.heldout, (at, value)))
+
+    def _check(self, loss: float, gradients: tuple[Tensor | None, ...], iteration: int) -> None:
+        finite = all(bool(torch.isfinite(g).all()) for g in gradients if g is not None)
+        if math.isfinite(loss) and finite:
+            return
+        what = "gradient" if math.isfinite(loss) else "loss"
+        raise FloatingPointError(
+            f"class {self.pack.name!r}, iteration {iteration}: the {what} is not finite; use a lower --lr-latent and "
+            "--lr-cond, or --move"
+        )

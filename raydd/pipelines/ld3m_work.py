@@ -1,0 +1,238 @@
+"""One pack of LD3M: its start, its objective, its iterations with saved states, and what it leaves behind."""
+
+import dataclasses
+import json
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydd.config import content_hash
+from raydd.data.decode import decode_image
+from raydd.data.tensors import load_images
+from raydd.distill.assemble import open_images
+from raydd.distill.encode import resize
+from raydd.distill.ld3m.along import TrajectoryMatching
+from raydd.distill.ld3m.config import Ld3mConfig
+from raydd.distill.ld3m.generator import Generator, PixelGenerator, PriorGenerator
+from raydd.distill.ld3m.loop import Descent, Rates, State
+from raydd.distill.ld3m.memory import settle_steps
+from raydd.distill.ld3m.objective import ClassMatching, Normalize, Objective
+from raydd.distill.ld3m.pack import Pack
+from raydd.distill.ld3m.rates import calibrate, rms
+from raydd.distill.output import OutputConfig
+from raydd.errors import UserError
+from raydd.keyed import hash64, smallest
+from raydd.models.flat import FlatNet
+from raydd.models.registry import build_model, default_students
+from raydd.models.teacher import Teacher
+from raydd.pipelines.job import Job
+from raydd.pipelines.synthetic import from_pixels, open_prior
+from raydd.runtime.checkpoints import UnitWork
+from raydd.store import distilled, events, filesystem
+from raydd.store.distilled import DistilledImage
+from raydd.store.learned import FOLDER, Learned, write_learned
+from raydd.store.run import Run
+from raydd.store.trajectories import open_experts
+
+# Start images are drawn before anything is decoded: some spares stand in for broken ones.
+SPARES = 16
+RATES = "rates.json"
+
+
+def pack_of(job: Job, labels: tuple[int, ...]) -> Pack:
+    """The images of some classes of a job."""
+    return Pack(tuple(job.classes[i] for i in labels), labels, len(job.classes), job.ipc, job.seed)
+
+
+def packs(learn: Ld3mConfig, job: Job) -> list[tuple[int, ...]]:
+    """All classes for MTT; else as many whole classes as fill a chunk. Only the configuration decides."""
+    labels = range(len(job.classes))
+    if learn.loss == "mtt":
+        return [tuple(labels)]
+    several = max(1, learn.chunk // job.ipc)
+    return [tuple(labels[start : start + several]) for start in range(0, len(labels), several)]
+
+
+def matcher_of(learn: Ld3mConfig, size: int) -> str:
+    """The matching network's architecture: as given, else the literature's ConvNet for the size."""
+    return learn.matcher or default_students(size)[0]
+
+
+def start_run(uri: str) -> str:
+    """What the images of a run are, as a hash. Raises `UserError` if it holds no distilled set."""
+    return content_hash(distilled.read_manifest(Run(filesystem.absolute(uri)))["hashes"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a pack starts: latents, conditions (None: none), the pictures behind the latents uint8 [N,3,S,S] (None for
+    noise), and their keys."""
+
+    z: Tensor
+    c: Tensor | None
+    pictures: Tensor | None
+    keys: list[tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class PackWork:
+    """The optimization of the classes `labels` of a job by method `name`."""
+
+    name: str
+    learn: Ld3mConfig
+    output: OutputConfig
+    job: Job
+    labels: tuple[int, ...]
+    work: UnitWork
+
+    def run(self, teacher: Teacher | None) -> list[list[DistilledImage]]:
+        """The images of each class, after what was learned is written beside them."""
+        descent, start = self._prepare(self.labels)
+        rates = self._rates()
+        initial = descent.images(start.z, start.c)
+        state = descent.run(self._load(start), rates, self._save)
+        pixels = descent.images(state.z, state.c)
+        pictures = None if start.pictures is None else resize(start.pictures, self.job.size)
+        for k, label in enumerate(self.labels):
+            some = slice(k * self.job.ipc, (k + 1) * self.job.ipc)
+            learned = Learned(
+                latents=state.z[some],
+                conditions=None if state.c is None else state.c[some],
+                start=None if pictures is None else pictures[some],
+                initial=initial[some],
+                iteration=torch.arange(len(state.losses), dtype=torch.int32),
+                # Losses are sums over the classes of a pack.
+                loss=torch.tensor(state.losses) / len(self.labels),
+                heldout_iteration=torch.tensor([at for at, _ in state.heldout], dtype=torch.int32),
+                heldout=torch.tensor([value for _, value in state.heldout]) / len(self.labels),
+                facts=self._facts(label, state, rates),
+            )
+            write_learned(self.work.run, label, learned)
+        images = from_pixels(pixels, start.keys, self.job, self.output, teacher)
+        return [images[k * self.job.ipc : (k + 1) * self.job.ipc] for k in range(len(self.labels))]
+
+    def _facts(self, label: int, state: State, rates: Rates) -> dict[str, object]:
+        numbers = {"latent": state.z[0].numel()}
+        if state.c is not None:
+            numbers["condition"] = state.c[0].numel()
+        return {
+            "class_name": self.job.classes[label],
+            "classes_together": len(self.labels),
+            "method": self.name,
+            "config_hash": self.work.config_hash,
+            "numbers_per_image": numbers,
+            "rates": dataclasses.asdict(rates),
+        }
+
+    def _prepare(self, labels: tuple[int, ...]) -> tuple[Descent, Start]:
+        """Everything that does not change during the iterations of a pack, and where they start."""
+        pack = pack_of(self.job, labels)
+        generator = self._generator(labels, pack)
+        normalize = Normalize(*(tuple(self.job.normalization[name]) for name in ("mean", "std")))
+        start = self._start(generator, pack)
+        return Descent(generator, self._objective(pack, normalize), normalize, pack, self.learn), start
+
+    def _generator(self, labels: tuple[int, ...], pack: Pack) -> Generator:
+        if self.learn.generator == "pixels":
+            return PixelGenerator(self.job.size, self.work.device)
+        generator = PriorGenerator(open_prior(self.job, self.work.device), self.learn, self.job.size)
+        c = None if generator.prior.num_classes is None else generator.conditions(torch.tensor(labels[:1]))
+        generator.keep_steps = settle_steps(generator, c, len(pack))
+        return generator
+
+    def _objective(self, pack: Pack, normalize: Normalize) -> Objective:
+        if self.learn.loss == "mtt":
+            return _along(pack, self.learn, self.work.device)
+        found = [self._reals(label) for label in pack.labels]
+        arch = matcher_of(self.learn, self.job.size)
+        return ClassMatching(pack, found, arch, self.learn, normalize, self.work.device)
+
+    def _reals(self, label: int) -> Tensor:
+        """All readable images of a class at the matcher's size, in key order."""
+        return load_images(self.job.source, self.job.size, keys=self.job.keys(label)).images
+
+    def _start(self, generator: Generator, pack: Pack) -> Start:
+        labels = pack.each(pack.labels)
+        c = generator.conditions(labels)
+        if self.learn.init == "gaussian":
+            sample = self._pictures(pack.labels[:1], generator.image_size)[0]
+            z = pack.noise(generator.latent_shape, "start") * rms(generator.encode(sample))
+            return Start(z.to(generator.device), c, None, [()] * len(pack))
+        pictures, keys = self._pictures(pack.labels, generator.image_size)
+        z = torch.cat([generator.encode(part) for part in pictures.split(self.learn.chunk)])
+        return Start(z, c, pictures, keys)
+
+    def _pictures(self, labels: tuple[int, ...], size: int) -> tuple[Tensor, list[tuple[str, ...]]]:
+        """`ipc` pictures of each class uint8 [N,3,S,S], and the keys of the source images behind each."""
+        take = self._from_source if self.learn.init in ("real", "gaussian") else self._from_run
+        parts = [take(label, size) for label in labels]
+        return torch.stack([p for pictures, _ in parts for p in pictures]), [k for _, keys in parts for k in keys]
+
+    def _from_source(self, label: int, size: int) -> tuple[list[Tensor], list[tuple[str, ...]]]:
+        name, keys = self.job.classes[label], self.job.keys(label)
+        drawn = [keys[i] for i in smallest(keys, self.job.ipc + SPARES, self.job.seed, "start", name)]
+        found = open_images(self.job.source, drawn, size)
+        chosen = [key for key in drawn if key in found][: self.job.ipc]
+        if len(chosen) < self.job.ipc:
+            raise UserError(f"class {name!r} has {len(chosen)} readable images for --ipc {self.job.ipc}: lower it")
+        return [found[key] for key in chosen], [(key,) for key in chosen]
+
+    def _from_run(self, label: int, size: int) -> tuple[list[Tensor], list[tuple[str, ...]]]:
+        run = Run(self.learn.init)
+        name = self.job.classes[label]
+        images = distilled.read_class(run, distilled.read_manifest(run)["classes"].index(name))[: self.job.ipc]
+        pictures = [torch.tensor(np.ascontiguousarray(decode_image(image.data, size))) for image in images]
+        return [picture.permute(2, 0, 1) for picture in pictures], [image.source_keys for image in images]
+
+    def _rates(self) -> Rates:
+        """The run's step sizes: measured once, on the pack that the seed points at, whoever comes first.
+
+        Every worker that finds none measures the same pack and gets the same numbers, so results do not depend on who
+        wrote them down.
+        """
+        uri = self.work.run.path(FOLDER, RATES)
+        if filesystem.exists(uri):
+            known = json.loads(filesystem.read_bytes(uri))
+            if known["config_hash"] == self.work.config_hash:
+                return Rates(known["latent"], known["cond"])
+        labels = min(packs(self.learn, self.job), key=lambda pack: hash64(self.job.seed, "rates", pack))
+        descent, start = self._prepare(labels)
+        rates = calibrate(descent, start.z, start.c)
+        plain = dataclasses.asdict(rates)
+        filesystem.write_atomic(uri, json.dumps(plain | {"config_hash": self.work.config_hash}).encode())
+        events.append(self.work.run, "rates_settled", **plain)
+        return rates
+
+    def _load(self, start: Start) -> State:
+        """The state that an earlier attempt saved, else the start."""
+        saved = self.work.load_state()
+        if saved is None:
+            return State(0, start.z, start.c)
+        tensors = {name: value.to(start.z.device) for name, value in saved.tensors.items()}
+        losses = tuple(tensors.pop("losses").tolist())
+        heldout = tuple((at, value) for at, value in saved.facts["heldout"])
+        return State(saved.step, tensors.pop(":z"), tensors.pop(":c", None), tensors, losses, heldout)
+
+    def _save(self, state: State) -> None:
+        if state.iteration == self.learn.iterations or not self.work.due():
+            return
+        tensors = state.memory | {":z": state.z, "losses": torch.tensor(state.losses, dtype=torch.float64)}
+        if state.c is not None:
+            tensors[":c"] = state.c
+        self.work.save_state(tensors, state.iteration, {"heldout": state.heldout})
+
+
+def _along(pack: Pack, learn: Ld3mConfig, device: str) -> TrajectoryMatching:
+    experts = open_experts(learn.experts)
+    net = build_model(
+        experts.arch,
+        num_classes=experts.num_classes,
+        image_size=experts.image_size,
+        norm=experts.norm,
+        width=experts.width,
+    )
+    net = FlatNet(net.eval().to(device))
+    if (tuple(net.names), tuple(net.shapes)) != (experts.names, experts.shapes):
+        raise UserError(f"the experts in {experts.uri} have other parameters than this raydd's {experts.arch}")
+    return TrajectoryMatching(pack, net, lambda index: experts.load(index).at, experts.count, learn, device)
