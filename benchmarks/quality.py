@@ -13,74 +13,33 @@ import json
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable
 
 from rich.console import Console
+from rows import GENERATED, ROWS, along_experts, changed
 
-from raydd.distill.controls import ControlConfig
-from raydd.distill.infoutil.config import InfoUtilConfig, random_windows, rded
 from raydd.evaluate.compare import compare
 from raydd.evaluate.record import read_evaluations, read_results
 from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import FULL, DistillOptions, Method, distill_many, reference
 from raydd.pipelines.evaluate import EvaluateOptions, evaluate
 from raydd.pipelines.infoutil import InfoUtil
+from raydd.pipelines.prior_samples import PriorSamples
 from raydd.report.page import write_report
 from raydd.report.tables import print_table
 from raydd.runtime.work import Resources
 from raydd.store.run import Run
 
+EXPERT_ROWS = ("ld3m-mtt", "pixels-mtt", "ld3m-tesla")
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
-def changed(base: InfoUtilConfig, **switches) -> InfoUtilConfig:
-    """A configuration with some switches of either part replaced."""
-    crop = {k: v for k, v in switches.items() if hasattr(base.crop, k)}
-    select = {k: v for k, v in switches.items() if hasattr(base.select, k)}
-    assert len(crop) + len(select) == len(switches), switches
-    return InfoUtilConfig(
-        crop=dataclasses.replace(base.crop, **crop), select=dataclasses.replace(base.select, **select)
-    )
-
-
-def infoutil(name: str, base: Callable[[], InfoUtilConfig] = InfoUtilConfig, **switches) -> InfoUtil:
-    """A row with the paper's windows of 2 x 2 patches at every size, unless `pool` says otherwise."""
-    return InfoUtil(name, changed(base(), **({"pool": 2} | switches)))
-
-
-ROWS: dict[str, Method] = {
-    "random": Control("random", ControlConfig()),
-    "kmeans": Control("kmeans", ControlConfig()),
-    "herding": Control("herding", ControlConfig()),
-    "rded": infoutil("rded", rded),
-    "random-windows": infoutil("random-windows", random_windows),
-    "infoutil": infoutil("infoutil"),
-    "default": infoutil("infoutil-default", pool=None),
-    # One switch changed at a time.
-    "bottom": infoutil("infoutil-bottom", direction="bottom"),
-    "median": infoutil("infoutil-median", direction="median"),
-    "no-noise": infoutil("infoutil-no-noise", alpha=0.0),
-    "captum25": infoutil("infoutil-captum25", estimator="captum", evaluations=25),
-    "windows": infoutil("infoutil-windows", estimator="windows"),
-    "pool3": infoutil("infoutil-pool3", pool=3),
-    "pool3-bottom": infoutil("infoutil-pool3-bottom", pool=3, direction="bottom"),
-    "pool3-median": infoutil("infoutil-pool3-median", pool=3, direction="median"),
-    "whole-top": infoutil("infoutil-whole-top", crop_from="full", crops=1),
-    "whole-bottom": infoutil("infoutil-whole-bottom", crop_from="full", crops=1, direction="bottom"),
-    "whole-median": infoutil("infoutil-whole-median", crop_from="full", crops=1, direction="median"),
-    "ce-bottom": infoutil("infoutil-ce-bottom", score="ce", direction="bottom"),
-    "random-score": infoutil("infoutil-random-score", score="none"),
-    "correct": infoutil("infoutil-correct", require_correct=True),
-    "rded-gradnorm-top": infoutil("rded-gradnorm-top", rded, score="gradnorm", direction="top"),
-    "rded-gradnorm-bottom": infoutil("rded-gradnorm-bottom", rded, score="gradnorm", direction="bottom"),
-    "rded-random-score": infoutil("rded-random-score", rded, score="none"),
-}
 MAIN = "full,random,kmeans,herding,rded,random-windows,infoutil"
 
 
 def main() -> None:
     """Distill, judge, print."""
     args = parse()
+    known = ROWS | (along_experts(args.experts) if args.experts else {})
     runs = []
     requests = []
     for ipc in args.ipc:
@@ -97,11 +56,12 @@ def main() -> None:
                     teacher_arch=args.teacher_arch,
                     scores=f"{args.out}/scores",
                     precision=args.precision,
+                    prior=args.prior if row in GENERATED or row in EXPERT_ROWS else None,
                 )
                 if row == FULL and not args.report_only:
                     reference(options)
                 elif row != FULL:
-                    requests.append((options, labeled(ROWS[row], args.label_teacher)))
+                    requests.append((options, labeled(known[row], args.label_teacher)))
     if args.report_only:
         report(args, [Run(uri) for uri in runs if read_evaluations(Run(uri))])
         return
@@ -114,6 +74,7 @@ def main() -> None:
         protocol=args.protocol,
         seeds=1,
         precision=args.precision,
+        flip=not args.no_flip,
     )
     evaluate(judge, resources)
     report(args, [Run(uri) for uri in runs])
@@ -123,8 +84,10 @@ def labeled(method: Method, teacher: str | None) -> Method:
     """The same method with its labels made by the early or the converged teacher, if one is named."""
     if teacher is None:
         return method
-    if isinstance(method, Control):
-        return Control(method.name, dataclasses.replace(method.config, label_teacher=teacher))
+    if isinstance(method, Control | PriorSamples):
+        return dataclasses.replace(method, config=dataclasses.replace(method.config, label_teacher=teacher))
+    if not isinstance(method, InfoUtil):
+        return dataclasses.replace(method, output=dataclasses.replace(method.output, label_teacher=teacher))
     return InfoUtil(method.name, changed(method.config, label_teacher=teacher))
 
 
@@ -151,7 +114,7 @@ def report(args: argparse.Namespace, runs: list[Run]) -> None:
     ]
     path = RESULTS / f"quality-{args.name}.md"
     text = f"# {args.name}\n\n`{command}`\n\n```\n{console.export_text()}```\n"
-    for place in (args.data, args.teacher, args.out):
+    for place in filter(None, (args.data, args.teacher, args.prior, args.experts, args.out)):
         text = text.replace(place, place.rstrip("/").rsplit("/", 1)[-1])
     path.write_text(text)
     print(json.dumps({"name": args.name, "rows": rows}))
@@ -164,6 +127,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--val", help="validation source (default: the source's val part)")
     parser.add_argument("--teacher", required=True, help="directory of train-teacher, or a checkpoint file")
     parser.add_argument("--teacher-arch", help="architecture of a checkpoint file")
+    parser.add_argument("--prior", help="directory of train-prior, for the rows that draw from one")
+    parser.add_argument("--experts", help="directory of train-experts, for the rows of MTT")
+    parser.add_argument("--no-flip", action="store_true", help="where a mirrored image is another class")
     parser.add_argument("--out", required=True, help="directory for the runs")
     parser.add_argument("--name", required=True, help="name of the result files")
     parser.add_argument("--ipc", default="1,10", type=lambda text: [int(part) for part in text.split(",")])
@@ -178,7 +144,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    unknown = set(args.rows) - {FULL, *ROWS}
+    unknown = set(args.rows) - {FULL, *ROWS, *(EXPERT_ROWS if args.experts else ())}
     if unknown:
         parser.error(f"unknown rows {', '.join(sorted(unknown))}: choose from full, {', '.join(ROWS)}")
     return args

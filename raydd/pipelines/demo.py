@@ -1,6 +1,6 @@
 """The whole story on scikit-learn's handwritten digits: `raydd demo` and `jobs/quickstart.py`.
 
-A teacher and a diffusion prior, seven ways to make one or ten images per class, one set doped with originals, three
+A teacher and a diffusion prior, eight ways to make one or ten images per class, one set doped with originals, three
 seeds each, students, a table, a report. All of it is real and small: 1,797 digits at 16 px, so that two CPU cores
 finish it in a few minutes.
 """
@@ -14,6 +14,8 @@ from rich.console import Console
 from raydd.distill.controls import ControlConfig
 from raydd.distill.dsco.config import PRESETS as DSCO
 from raydd.distill.infoutil.config import InfoUtilConfig, SelectConfig, rded
+from raydd.distill.ld3m.config import PRESETS as LD3M
+from raydd.distill.output import OutputConfig
 from raydd.pipelines import prior, teacher
 from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import FULL, DistillOptions, Method, distill_many, reference
@@ -22,6 +24,7 @@ from raydd.pipelines.dope_request import DopeOptions
 from raydd.pipelines.dsco import Dsco
 from raydd.pipelines.evaluate import EvaluateOptions, evaluate
 from raydd.pipelines.infoutil import InfoUtil
+from raydd.pipelines.ld3m import make
 from raydd.pipelines.prior import PriorOptions
 from raydd.pipelines.prior_samples import PriorConfig, PriorSamples
 from raydd.pipelines.show import show
@@ -30,6 +33,8 @@ from raydd.runtime.work import Resources
 from raydd.store import filesystem
 
 DATA, SIZE, ARCH = "digits", 16, "convnet3"
+# Images per class of the set that LD3M learns: few, because each is optimized through the whole chain.
+LEARNED = 1
 # Images per class of the generated sets, and originals per class that one of them is doped with.
 GENERATED, DOPED = 10, 5
 # Fewer steps, less guidance and one noised copy of each digit: enough for a prior of this size.
@@ -58,11 +63,12 @@ def run_demo(options: DemoOptions, console: Console) -> None:
     out = filesystem.absolute(options.out)
     console.print("1/4 teacher and prior: a ConvNet-3 and a small diffusion UNet on 1,437 digits")
     train_models(out, options.resources)
-    console.print("2/4 distill: random, k-means, RDED, InfoUtil, plain samples of the prior, DsCo")
+    console.print("2/4 distill: random, k-means, RDED, InfoUtil, plain samples of the prior, DsCo, LD3M")
     seeds = range(options.seeds)
     requests = [(_options(out, m.name, ipc, s), m) for ipc in options.ipc for s in seeds for m in methods()]
     # A single image has no distribution to be matched: these are made at one size.
     requests += [(_options(out, m.name, GENERATED, s), m) for s in seeds for m in generators()]
+    requests += [(_options(out, learner().name, LEARNED, s), learner()) for s in seeds]
     # The size of the doped set, beside which random images stand.
     total = GENERATED + DOPED
     requests += [(_options(out, m.name, total, s), m) for s in seeds for m in methods()[:1]]
@@ -109,8 +115,13 @@ def generators() -> Sequence[Method]:
     return plain, Dsco("dsco", dataclasses.replace(DSCO["dsco-fast"](), steps=STEPS, guidance=GUIDANCE, rounds=ROUNDS))
 
 
+def learner() -> Method:
+    """The row whose images are learned through the prior."""
+    return make("ld3m", LD3M["ld3m-demo"](), OutputConfig())
+
+
 def _options(out: str, method: str, ipc: int, seed: int) -> DistillOptions:
-    drawn = method in {generator.name for generator in generators()}
+    drawn = method in {made.name for made in (*generators(), learner())}
     return DistillOptions(
         data=DATA,
         out=filesystem.join(out, f"{method}-ipc{ipc}-seed{seed}"),

@@ -1,16 +1,12 @@
-"""One pack of LD3M: its start, its objective, its iterations with saved states, and what it leaves behind."""
+"""One pack of LD3M: its objective, its iterations with saved states, and what it leaves behind."""
 
 import dataclasses
 import json
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from raydd.config import content_hash
-from raydd.data.decode import decode_image
 from raydd.data.tensors import load_images
-from raydd.distill.assemble import open_images
 from raydd.distill.encode import resize
 from raydd.distill.ld3m.along import TrajectoryMatching
 from raydd.distill.ld3m.config import Ld3mConfig
@@ -19,24 +15,23 @@ from raydd.distill.ld3m.loop import Descent, Rates, State
 from raydd.distill.ld3m.memory import settle_steps
 from raydd.distill.ld3m.objective import ClassMatching, Normalize, Objective
 from raydd.distill.ld3m.pack import Pack
-from raydd.distill.ld3m.rates import calibrate, rms
+from raydd.distill.ld3m.rates import calibrate
 from raydd.distill.output import OutputConfig
 from raydd.errors import UserError
-from raydd.keyed import hash64, smallest
+from raydd.keyed import hash64
 from raydd.models.flat import FlatNet
 from raydd.models.registry import build_model, default_students
 from raydd.models.teacher import Teacher
 from raydd.pipelines.job import Job
+from raydd.pipelines.ld3m_start import Start, make_start
 from raydd.pipelines.synthetic import from_pixels, open_prior
 from raydd.runtime.checkpoints import UnitWork
-from raydd.store import distilled, events, filesystem
+from raydd.store import events, filesystem
 from raydd.store.distilled import DistilledImage
 from raydd.store.learned import FOLDER, Learned, write_learned
-from raydd.store.run import Run
-from raydd.store.trajectories import open_experts
+from raydd.store.plain import read_json
+from raydd.store.trajectories import Experts, open_experts
 
-# Start images are drawn before anything is decoded: some spares stand in for broken ones.
-SPARES = 16
 RATES = "rates.json"
 
 
@@ -59,42 +54,50 @@ def matcher_of(learn: Ld3mConfig, size: int) -> str:
     return learn.matcher or default_students(size)[0]
 
 
-def start_run(uri: str) -> str:
-    """What the images of a run are, as a hash. Raises `UserError` if it holds no distilled set."""
-    return content_hash(distilled.read_manifest(Run(filesystem.absolute(uri)))["hashes"])
-
-
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """Where a pack starts: latents, conditions (None: none), the pictures behind the latents uint8 [N,3,S,S] (None for
-    noise), and their keys."""
-
-    z: Tensor
-    c: Tensor | None
-    pictures: Tensor | None
-    keys: list[tuple[str, ...]]
+def student_of(experts: Experts) -> FlatNet:
+    """The network that the experts are points of. Raises `UserError` where raydd builds another of that name."""
+    net = build_model(
+        experts.arch,
+        num_classes=experts.num_classes,
+        image_size=experts.image_size,
+        norm=experts.norm,
+        width=experts.width,
+    )
+    try:
+        flat = FlatNet(net.eval())
+    except ValueError as error:
+        raise UserError(f"no student follows the experts in {experts.uri}, of {experts.norm} norm: {error}") from error
+    if (tuple(flat.names), tuple(flat.shapes)) != (experts.names, experts.shapes):
+        raise UserError(
+            f"the experts in {experts.uri} have other parameters than raydd's {experts.arch}: train them with "
+            "'raydd train-experts'"
+        )
+    return flat
 
 
 @dataclasses.dataclass(frozen=True)
 class PackWork:
-    """The optimization of the classes `labels` of a job by method `name`."""
+    """The optimization of the classes `labels` of a job by method `name`; what was learned is kept of the `wanted`."""
 
     name: str
     learn: Ld3mConfig
     output: OutputConfig
     job: Job
     labels: tuple[int, ...]
+    wanted: tuple[int, ...]
     work: UnitWork
 
     def run(self, teacher: Teacher | None) -> list[list[DistilledImage]]:
         """The images of each class, after what was learned is written beside them."""
         descent, start = self._prepare(self.labels)
-        rates = self._rates()
+        rates = self._rates(descent, start)
         initial = descent.images(start.z, start.c)
         state = descent.run(self._load(start), rates, self._save)
         pixels = descent.images(state.z, state.c)
         pictures = None if start.pictures is None else resize(start.pictures, self.job.size)
         for k, label in enumerate(self.labels):
+            if label not in self.wanted:
+                continue
             some = slice(k * self.job.ipc, (k + 1) * self.job.ipc)
             learned = Learned(
                 latents=state.z[some],
@@ -130,7 +133,7 @@ class PackWork:
         pack = pack_of(self.job, labels)
         generator = self._generator(labels, pack)
         normalize = Normalize(*(tuple(self.job.normalization[name]) for name in ("mean", "std")))
-        start = self._start(generator, pack)
+        start = make_start(self.learn, self.job, generator, pack)
         return Descent(generator, self._objective(pack, normalize), normalize, pack, self.learn), start
 
     def _generator(self, labels: tuple[int, ...], pack: Pack) -> Generator:
@@ -152,57 +155,37 @@ class PackWork:
         """All readable images of a class at the matcher's size, in key order."""
         return load_images(self.job.source, self.job.size, keys=self.job.keys(label)).images
 
-    def _start(self, generator: Generator, pack: Pack) -> Start:
-        labels = pack.each(pack.labels)
-        c = generator.conditions(labels)
-        if self.learn.init == "gaussian":
-            sample = self._pictures(pack.labels[:1], generator.image_size)[0]
-            z = pack.noise(generator.latent_shape, "start") * rms(generator.encode(sample))
-            return Start(z.to(generator.device), c, None, [()] * len(pack))
-        pictures, keys = self._pictures(pack.labels, generator.image_size)
-        z = torch.cat([generator.encode(part) for part in pictures.split(self.learn.chunk)])
-        return Start(z, c, pictures, keys)
-
-    def _pictures(self, labels: tuple[int, ...], size: int) -> tuple[Tensor, list[tuple[str, ...]]]:
-        """`ipc` pictures of each class uint8 [N,3,S,S], and the keys of the source images behind each."""
-        take = self._from_source if self.learn.init in ("real", "gaussian") else self._from_run
-        parts = [take(label, size) for label in labels]
-        return torch.stack([p for pictures, _ in parts for p in pictures]), [k for _, keys in parts for k in keys]
-
-    def _from_source(self, label: int, size: int) -> tuple[list[Tensor], list[tuple[str, ...]]]:
-        name, keys = self.job.classes[label], self.job.keys(label)
-        drawn = [keys[i] for i in smallest(keys, self.job.ipc + SPARES, self.job.seed, "start", name)]
-        found = open_images(self.job.source, drawn, size)
-        chosen = [key for key in drawn if key in found][: self.job.ipc]
-        if len(chosen) < self.job.ipc:
-            raise UserError(f"class {name!r} has {len(chosen)} readable images for --ipc {self.job.ipc}: lower it")
-        return [found[key] for key in chosen], [(key,) for key in chosen]
-
-    def _from_run(self, label: int, size: int) -> tuple[list[Tensor], list[tuple[str, ...]]]:
-        run = Run(self.learn.init)
-        name = self.job.classes[label]
-        images = distilled.read_class(run, distilled.read_manifest(run)["classes"].index(name))[: self.job.ipc]
-        pictures = [torch.tensor(np.ascontiguousarray(decode_image(image.data, size))) for image in images]
-        return [picture.permute(2, 0, 1) for picture in pictures], [image.source_keys for image in images]
-
-    def _rates(self) -> Rates:
-        """The run's step sizes: measured once, on the pack that the seed points at, whoever comes first.
+    def _rates(self, descent: Descent, start: Start) -> Rates:
+        """The run's step sizes, where they are not given: measured once, on the first pack by the seed's order.
 
         Every worker that finds none measures the same pack and gets the same numbers, so results do not depend on who
-        wrote them down.
+        wrote them down. `descent` and `start` are this pack's.
         """
+        given = self.learn.lr_latent, self.learn.lr_cond
+        if self.learn.iterations == 0 or all(rate is not None for rate, on in zip(given, self.learn.learns) if on):
+            return Rates(*(rate or 0.0 for rate in given))
         uri = self.work.run.path(FOLDER, RATES)
         if filesystem.exists(uri):
-            known = json.loads(filesystem.read_bytes(uri))
+            known = read_json(uri)
             if known["config_hash"] == self.work.config_hash:
                 return Rates(known["latent"], known["cond"])
-        labels = min(packs(self.learn, self.job), key=lambda pack: hash64(self.job.seed, "rates", pack))
-        descent, start = self._prepare(labels)
+        descent, start = self._measured(descent, start)
         rates = calibrate(descent, start.z, start.c)
         plain = dataclasses.asdict(rates)
         filesystem.write_atomic(uri, json.dumps(plain | {"config_hash": self.work.config_hash}).encode())
         events.append(self.work.run, "rates_settled", **plain)
         return rates
+
+    def _measured(self, descent: Descent, start: Start) -> tuple[Descent, Start]:
+        """The pack that rates are measured on; `descent` and `start` are this one's, which could be prepared."""
+        order = sorted(packs(self.learn, self.job), key=lambda pack: hash64(self.job.seed, "rates", pack))
+        for labels in order[: order.index(self.labels)]:
+            try:
+                return self._prepare(labels)
+            except UserError:
+                # A class that cannot be made fails its own pack, and no other.
+                continue
+        return descent, start
 
     def _load(self, start: Start) -> State:
         """The state that an earlier attempt saved, else the start."""
@@ -225,14 +208,6 @@ class PackWork:
 
 def _along(pack: Pack, learn: Ld3mConfig, device: str) -> TrajectoryMatching:
     experts = open_experts(learn.experts)
-    net = build_model(
-        experts.arch,
-        num_classes=experts.num_classes,
-        image_size=experts.image_size,
-        norm=experts.norm,
-        width=experts.width,
-    )
-    net = FlatNet(net.eval().to(device))
-    if (tuple(net.names), tuple(net.shapes)) != (experts.names, experts.shapes):
-        raise UserError(f"the experts in {experts.uri} have other parameters than this raydd's {experts.arch}")
+    net = student_of(experts)
+    net.net.to(device)
     return TrajectoryMatching(pack, net, lambda index: experts.load(index).at, experts.count, learn, device)

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from pipelines.small_ld3m import SIZE, write_experts
+from priors import write_tiny_prior
 
 from raydd.data.source import open_source
 
@@ -31,3 +33,21 @@ def write_tree(root: Path, train: int = 16, val: int = 8) -> Path:
 @pytest.fixture
 def tree(tmp_path) -> Path:
     return write_tree(tmp_path / "tree")
+
+
+@pytest.fixture(scope="session")
+def digits_tree(tmp_path_factory) -> Path:
+    """The same folder, for tests that only read it."""
+    return write_tree(tmp_path_factory.mktemp("digits") / "tree")
+
+
+@pytest.fixture(scope="session")
+def small_prior(tmp_path_factory) -> str:
+    """A pixel-space prior of the three classes at 8 px, with random weights."""
+    return write_tiny_prior(tmp_path_factory.mktemp("prior"), CLASSES, SIZE)
+
+
+@pytest.fixture(scope="session")
+def small_experts(tmp_path_factory, digits_tree) -> str:
+    """Expert trajectories of the three classes at 8 px."""
+    return write_experts(digits_tree, tmp_path_factory.mktemp("experts") / "experts")

@@ -278,6 +278,82 @@ def test_force_forgets_a_half_done_class(ask, tmp_path, capsys, changes):
     assert steps == ["1: step 0", "1: step 1", "1: step 2"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Pairs(Control):
+    """Random images, made two classes at a time; says in a file of the run what it was asked for."""
+
+    def packs(self, job):
+        return [(0, 1), (2,)]
+
+    def cost(self, job, label):
+        return float(3 - label)
+
+    def build_pack(self, job, labels, wanted, tables, teacher, work):
+        state = work.load_state()
+        work.save_state({"x": torch.zeros(1)}, (state.step if state else 0) + 1)
+        with open(os.path.join(job.out, "asked"), "a") as log:
+            log.write(f"{work.unit} {labels} {wanted}\n")
+        return [super(Pairs, self).build(job, label, tables, teacher, work) for label in labels]
+
+
+PAIRS = Pairs("random", ControlConfig())
+
+
+def asked(out) -> list[str]:
+    return (out / "asked").read_text().splitlines()
+
+
+def test_packs_give_the_classes_that_single_units_give(ask, tmp_path):
+    packs, single = distill(ask("packs"), PAIRS, LOCAL), distill(ask("single"), RANDOM, LOCAL)
+    assert hashes(packs) == hashes(single)
+    # The dearer pack first: two classes against one.
+    assert asked(tmp_path / "packs") == ["0+1 (0, 1) (0, 1)", "2 (2,) (2,)"]
+    made = [event["name"] for event in events.read(Run(ask("packs").out)) if event["event"] == "class_committed"]
+    assert made == ["0", "1", "2"] and not list((tmp_path / "packs" / "state").glob("*"))
+
+
+def test_of_a_pack_only_the_wanted_classes_are_committed(ask, tmp_path):
+    part = distill(ask("run", classes="1"), PAIRS, LOCAL)
+    assert part["counts"] == {"1": 1} and asked(tmp_path / "run") == ["0+1 (0, 1) (1,)"]
+    before = snapshot(tmp_path / "run" / "distilled" / "label=1")
+    whole = distill(ask("run"), PAIRS, LOCAL)
+    assert asked(tmp_path / "run")[1:] == ["0+1 (0, 1) (0,)", "2 (2,) (2,)"]
+    assert snapshot(tmp_path / "run" / "distilled" / "label=1") == before
+    assert hashes(whole) == hashes(distill(ask("at once"), PAIRS, LOCAL))
+
+
+def test_a_class_of_a_pack_is_redone_alone(ask, tmp_path):
+    old = distill(ask("run"), PAIRS, LOCAL)
+    before = snapshot(tmp_path / "run" / "distilled")
+    new = distill(ask("run", classes="0", force=True), PAIRS, LOCAL)
+    after = snapshot(tmp_path / "run" / "distilled")
+    assert {name.split("/")[0] for name in after if after[name] != before[name]} == {"label=0", "dataset.json"}
+    assert hashes(new) == hashes(old) and new["revision"] > old["revision"]
+    assert asked(tmp_path / "run")[2:] == ["0+1 (0, 1) (0,)"]
+
+
+def test_a_pack_that_was_lost_between_two_commits_goes_on_with_the_second(ask, tmp_path, monkeypatch):
+    commit, done = distilled.commit_class, []
+
+    def lost(run, label, *rest, **facts):
+        if label == 1 and not done:
+            done.append(label)
+            raise RuntimeError("lost")
+        commit(run, label, *rest, **facts)
+
+    monkeypatch.setattr(distilled, "commit_class", lost)
+    with pytest.raises(UserError, match=r"0\+1' failed: RuntimeError: lost"):
+        distill(ask("run"), PAIRS, LOCAL)
+    run = tmp_path / "run"
+    assert sorted(path.name for path in (run / "distilled").glob("label=*")) == ["label=0", "label=2"]
+    assert [path.name for path in (run / "state").glob("*")] == ["class-0+1.safetensors"]
+    before = snapshot(run / "distilled" / "label=0")
+    manifest = distill(ask("run"), PAIRS, LOCAL)
+    assert snapshot(run / "distilled" / "label=0") == before and not list((run / "state").glob("*"))
+    assert asked(run)[2:] == ["0+1 (0, 1) (1,)"]
+    assert hashes(manifest) == hashes(distill(ask("calm"), PAIRS, LOCAL))
+
+
 @pytest.mark.parametrize("writes", [2, 9])
 def test_a_full_disk_stops_in_one_line_and_the_same_command_goes_on(ask, tmp_path, monkeypatch, writes):
     """Writes from the given one on fail, during the scores (2) or between the classes (9)."""

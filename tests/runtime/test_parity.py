@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from priors import write_tiny_prior
 
 from raydd import cli
 
@@ -58,6 +59,23 @@ def test_doped_sets_are_identical(teacher, tmp_path):
     ]
     assert made[0]["hashes"] == made[1]["hashes"] and sum(made[0]["doping"]["counts"].values()) == 50
     assert made[0]["doping"]["model"] == made[1]["doping"]["model"]
+
+
+def test_learned_latents_are_identical(tmp_path):
+    """LD3M in packs of four classes: images, latents, losses and step sizes, whoever measured those."""
+    prior = write_tiny_prior(tmp_path / "prior", tuple("0123456789"), 8)
+    quick = "--steps 2 --iterations 2 --heldout 1 --real-batch 8 --chunk 4 --matcher convnet1 --ipc 1 --size 8"
+    made = {}
+    for name, options in (("local", "--executor local"), ("ray2", "--workers 2")):
+        raydd(f"distill ld3m --data digits --prior {prior} --out {tmp_path / name} {quick} {options}")
+        learned = {path.name: path.read_bytes() for path in (tmp_path / name / "learned").glob("label=*")}
+        rates = json.loads((tmp_path / name / "learned" / "rates.json").read_text())
+        hashes = {
+            path.parent.name: json.loads(path.read_text())["hash"] for path in (tmp_path / name).rglob("done.json")
+        }
+        made[name] = learned, rates, hashes
+    assert made["local"] == made["ray2"]
+    assert len(made["local"][0]) == len(made["local"][2]) == 10
 
 
 def test_a_class_is_redone_alone(teacher, tmp_path):

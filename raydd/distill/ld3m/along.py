@@ -35,8 +35,7 @@ class TrajectoryMatching:
         self.pack, self.net, self.count, self.config, self.device = pack, net, count, config, device
         self.load = functools.lru_cache(KEPT)(load)
         self.labels = pack.each(pack.labels).to(device)
-        self.alpha = torch.tensor(config.student_lr, device=device)
-        self.velocity = torch.zeros((), device=device)
+        self.restore({})
 
     def __call__(self, iteration: int, synthetic: Tensor) -> tuple[float, Tensor]:
         matched = self._match(synthetic, "iteration", iteration)
@@ -54,8 +53,8 @@ class TrajectoryMatching:
         return {"alpha": self.alpha, "alpha-velocity": self.velocity}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        self.alpha = state.get("alpha", self.alpha).to(self.device)
-        self.velocity = state.get("alpha-velocity", self.velocity).to(self.device)
+        self.alpha = state.get("alpha", torch.tensor(self.config.student_lr)).to(self.device)
+        self.velocity = state.get("alpha-velocity", torch.zeros(())).to(self.device)
 
     def _match(self, synthetic: Tensor, *key: object) -> Matched:
         key = (self.pack.seed, "mtt", *self.pack.names, *key)

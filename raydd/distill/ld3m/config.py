@@ -38,6 +38,9 @@ class Ld3mConfig:
     matcher: str | None = None
     # Real images per class and iteration (released: 256).
     real_batch: int = 256
+    # Draws of (network, real batch, augmentation) to cycle through, whose real features are kept, which saves most of
+    # DM's own time (ours); None draws anew in every iteration (released).
+    pool: int | None = None
     # Distance between gradients: one cosine per output row (paper), squares, or one cosine.
     distance: Literal["layers", "mse", "cos"] = "layers"
     # Expert trajectories, a directory of 'raydd train-experts'; MTT only.
@@ -98,12 +101,15 @@ class Ld3mConfig:
         }
         for name, low in lows.items():
             _check_low(name, getattr(self, name), low)
-        for name in ("student_batch", "decode_chunk"):
+        for name in ("student_batch", "decode_chunk", "pool"):
             _check_low(name, 1 if getattr(self, name) is None else getattr(self, name), 1)
-        for name in ("guidance", "lr_latent", "lr_cond", "keep_steps"):
+        for name in ("guidance", "lr_latent", "lr_cond", "keep_steps", "student_lr_lr"):
             _check_low(name, getattr(self, name) or 0, 0)
-        if self.move <= 0 or not 0 <= self.momentum < 1:
-            raise UserError(f"--move {self.move:g}, --momentum {self.momentum:g}: must be above 0, and 0 to below 1")
+        for name in ("move", "student_lr"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name):g}: must be above 0")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"--momentum {self.momentum:g}: must be from 0 to below 1")
         if self.noise == "pass" and self.graph != "two":
             raise UserError("--noise pass draws anew in a second pass: add --graph two, or use --noise iteration")
         if not any(self.learns):
@@ -115,13 +121,13 @@ class Ld3mConfig:
 
 
 def _check_low(name: str, value: float, low: float) -> None:
-    if value < low:
+    if not value >= low:  # NaN is refused too
         raise UserError(f"--{name.replace('_', '-')} {value:g}: must be at least {low:g}")
 
 
 def demo() -> Ld3mConfig:
-    """DM in 100 iterations, for small pixel-space priors on a CPU (ours)."""
-    return Ld3mConfig(iterations=100, real_batch=128, heldout=4)
+    """DM in 60 large steps through a short chain, for small pixel-space priors on a CPU (ours)."""
+    return Ld3mConfig(steps=5, iterations=60, move=0.03, real_batch=128, pool=20, heldout=4)
 
 
 def autoencoder() -> Ld3mConfig:

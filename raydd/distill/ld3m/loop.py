@@ -85,30 +85,30 @@ class Descent:
         with torch.set_grad_enabled(not two):
             parts = self._generate(z, c, first)
         loss, toward = self.objective(iteration, torch.cat([part.detach() for part in parts]))
-        borders = torch.arange(len(z)).split(self.config.chunk)
-        for index, (rows, gradient) in enumerate(zip(borders, toward.split(self.config.chunk))):
-            part = self._part(z, c, second, rows) if two else parts[index]
-            part.backward(gradient)
+        for part, rows in zip(parts, self._borders(len(z))):
+            if two:
+                part = self._part(z, c, second, rows)
+            part.backward(toward[rows])
         return loss, (z.grad, None if c is None else c.grad)
 
     def images(self, z: Tensor, c: Tensor | None) -> Tensor:
         """The images as they are exported, uint8 [N,3,size,size] on the CPU: with the keyed noise of exports."""
         with torch.no_grad():
-            pixels = [self._pixels(z, c, self._export_noise(), rows) for rows in self._borders(len(z))]
+            noise = self._export_noise()
+            pixels = [self._pixels(z, c, noise, rows) for rows in self._borders(len(z))]
         return (torch.cat(pixels) * 255).round().clamp(0, 255).byte().cpu()
 
-    def _borders(self, count: int) -> tuple[Tensor, ...]:
-        return torch.arange(count).split(self.config.chunk)
+    def _borders(self, count: int) -> list[slice]:
+        return [slice(start, start + self.config.chunk) for start in range(0, count, self.config.chunk)]
 
     def _generate(self, z: Tensor, c: Tensor | None, noise: Tensor) -> list[Tensor]:
         return [self._part(z, c, noise, rows) for rows in self._borders(len(z))]
 
-    def _part(self, z: Tensor, c: Tensor | None, noise: Tensor, rows: Tensor) -> Tensor:
+    def _part(self, z: Tensor, c: Tensor | None, noise: Tensor, rows: slice) -> Tensor:
         return self.normalize(self._pixels(z, c, noise, rows))
 
-    def _pixels(self, z: Tensor, c: Tensor | None, noise: Tensor, rows: Tensor) -> Tensor:
-        some = slice(int(rows[0]), int(rows[-1]) + 1)
-        return self.generator.pixels(z[some], None if c is None else c[some], noise[some].to(z.device, z.dtype))
+    def _pixels(self, z: Tensor, c: Tensor | None, noise: Tensor, rows: slice) -> Tensor:
+        return self.generator.pixels(z[rows], None if c is None else c[rows], noise[rows].to(z.device, z.dtype))
 
     def _noises(self, iteration: int) -> tuple[Tensor, Tensor]:
         """The noise of the first and of the second pass: one draw, unless the release is followed."""
@@ -145,15 +145,13 @@ class Descent:
         return mean / first / ((square / second).sqrt() + 1e-8)
 
     def _evaluate(self, state: State) -> State:
-        """With the held-out loss added, at ten iterations and at both ends."""
+        """With the held-out loss added, at the start and after each tenth of the iterations."""
         at, total = state.iteration, self.config.iterations
-        due = at in (0, total) or at % max(1, total // EVALUATIONS) == 0
-        if not due or (state.heldout and state.heldout[-1][0] == at):
+        due = at == 0 or at * EVALUATIONS // total > (at - 1) * EVALUATIONS // total
+        if not self.config.heldout or not due or (state.heldout and state.heldout[-1][0] == at):
             return state
         with torch.no_grad():
-            borders = self._borders(len(state.z))
-            noise = self._export_noise()
-            synthetic = torch.cat([self._part(state.z, state.c, noise, rows) for rows in borders])
+            synthetic = torch.cat(self._generate(state.z, state.c, self._export_noise()))
         value = self.objective.heldout(synthetic)
         return state if value is None else dataclasses.replace(state, heldout=(*state.heldout, (at, value)))
 

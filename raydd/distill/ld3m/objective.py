@@ -45,9 +45,13 @@ class Objective(Protocol):
         """Mean loss on draws that no iteration makes; None where none is asked for."""
         ...
 
-    def state(self) -> dict[str, Tensor]: ...
+    def state(self) -> dict[str, Tensor]:
+        """What the next iteration needs of the ones before it, by name."""
+        ...
 
-    def restore(self, state: dict[str, Tensor]) -> None: ...
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state, other names in it ignored; from one without its names: go back to the start."""
+        ...
 
 
 class ClassMatching:
@@ -64,10 +68,11 @@ class ClassMatching:
         self._means: dict[tuple[object, ...], Tensor] = {}
 
     def __call__(self, iteration: int, synthetic: Tensor) -> tuple[float, Tensor]:
-        net, total, gradients = self._net("net", iteration), 0.0, []
+        draw = iteration if self.config.pool is None else iteration % self.config.pool
+        net, total, gradients = self._net("net", draw), 0.0, []
         for k, part in enumerate(synthetic.split(self.pack.ipc)):
             part = part.detach().requires_grad_()
-            loss = self._loss(net, k, part, ("iteration", iteration))
+            loss = self._loss(net, k, part, ("iteration", draw))
             gradients.append(torch.autograd.grad(loss, part)[0])
             total += float(loss.detach())
         return total, torch.cat(gradients)
@@ -97,18 +102,19 @@ class ClassMatching:
             norm="instance",
             seed=hash64(self.pack.seed, *key),
         )
-        return net.to(self.device)
+        # Dropout would draw from the global stream.
+        return net.eval().to(self.device)
 
     def _loss(self, net: nn.Module, k: int, synthetic: Tensor, key: tuple[object, ...]) -> Tensor:
         dsa = draw_dsa(numpy_rng(self.pack.seed, "dsa", self.pack.names[k], *key))
         if self.config.loss == "dc":
             label, distance = self.pack.labels[k], self.config.distance
             return dc_loss(net, self._real(k, key), synthetic, label, dsa, distance=distance)
-        # The real side of held-out draws is the same at every evaluation.
+        # The real side of held-out draws is the same at every evaluation, that of a pool at every round.
         mean = self._means.get((k, *key))
         if mean is None:
             mean = real_mean(net, self._real(k, key), dsa)
-            if key[0] == HELDOUT:
+            if key[0] == HELDOUT or self.config.pool is not None:
                 self._means[k, *key] = mean
         return dm_to(mean, net, synthetic, dsa)
 

@@ -25,10 +25,14 @@ def calibrate(descent: Descent, z: Tensor, c: Tensor | None) -> Rates:
     """
     config = descent.config
     given, sums = [config.lr_latent, config.lr_cond], [0.0, 0.0]
-    needed = [learned and rate is None for learned, rate in zip(config.learns, given)]
+    needed = [
+        learned and rate is None and value is not None for learned, rate, value in zip(config.learns, given, (z, c))
+    ]
     if any(needed) and config.optimizer == "sgd":
         for iteration in range(ITERATIONS):
             _, gradients = descent.gradients(z, c, iteration)
+            # What an objective learns itself (MTT's student rate) does not move either.
+            descent.objective.restore({})
             sums = [total + (0.0 if g is None else rms(g)) for total, g in zip(sums, gradients)]
     rates = []
     for value, rate, need, total in zip((z, c), given, needed, sums):
@@ -41,9 +45,7 @@ def rms(value: Tensor) -> float:
     return float(value.double().square().mean().sqrt())
 
 
-def _settle(move: float, value: Tensor | None, gradient: float, optimizer: str) -> float:
-    if value is None:
-        return 0.0
+def _settle(move: float, value: Tensor, gradient: float, optimizer: str) -> float:
     size = move * rms(value)
     if optimizer == "adam":
         return rounded(size)

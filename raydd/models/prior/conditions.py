@@ -50,10 +50,14 @@ def _places(net: nn.Module) -> list[tuple[nn.Module, str]]:
     """(owner, attribute) of every label embedder, in the order of the blocks."""
     if (blocks := getattr(net, "transformer_blocks", None)) is not None:
         # The output layer asks the first block's.
-        owners = [getattr(getattr(block, "norm1", None), "emb", None) for block in blocks]
-        if any(not hasattr(owner, "class_embedder") for owner in owners):
-            raise UserError(f"{type(net).__name__} has no class embedder in its blocks: conditions cannot be learned")
-        return [(owner, "class_embedder") for owner in owners]
+        norms = [getattr(block, "norm1", block) for block in blocks]
+        for norm in norms:
+            if not hasattr(getattr(norm, "emb", None), "class_embedder"):
+                raise UserError(
+                    f"a block of {type(net).__name__} has a {type(norm).__name__} where raydd expected one with a "
+                    "class embedder: its conditions cannot be learned, use another prior"
+                )
+        return [(norm.emb, "class_embedder") for norm in norms]
     return [(net, "class_embedding")] if getattr(net, "class_embedding", None) is not None else []
 
 
@@ -61,7 +65,7 @@ def _table(embedder: nn.Module, net: nn.Module) -> Tensor:
     table = getattr(embedder, "embedding_table", embedder)
     if not isinstance(table, nn.Embedding):
         raise UserError(
-            f"{type(net).__name__} embeds classes by a {type(table).__name__}, where raydd expected an Embedding: "
-            "learn latents only (--learn latent)"
+            f"{type(net).__name__} embeds classes by a {type(table).__name__}, where raydd expected an Embedding: its "
+            "conditions cannot be learned, use another prior"
         )
     return table.weight.detach().float().clone()

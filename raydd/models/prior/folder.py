@@ -6,7 +6,6 @@ they are opened, because diffusers reads local ones only.
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import tempfile
@@ -15,6 +14,7 @@ from typing import Any
 
 from raydd.errors import UserError
 from raydd.store import filesystem
+from raydd.store.plain import parse_json
 from raydd.store.reach import is_local
 
 INDEX, OURS = "model_index.json", "raydd.json"
@@ -52,7 +52,7 @@ def read_json(folder: str, *name: str) -> dict[str, Any] | None:
     path = os.path.join(folder, *name)
     try:
         with open(path, "rb") as file:
-            return json.load(file)
+            return parse_json(file.read())
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -130,7 +130,11 @@ class OpenedPrior:
             return None
         if labels is None or len(labels) != count:
             raise ValueError(f"a class-conditional prior needs one label for each of {count} images")
-        return labels if labels.is_floating_point() else self.labels[labels.to(self.device)]
+        if not labels.is_floating_point():
+            return self.labels[labels.to(self.device)]
+        # Conditions may come from a file, before anyone asked for those of a label: now the embedders must be open.
+        _ = self._conditions
+        return labels
 
     def _free(self, own: Tensor) -> Tensor:
         """The null label, or its condition, for every row."""

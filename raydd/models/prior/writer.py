@@ -15,6 +15,7 @@ from torch import nn
 
 from raydd.models.prior.folder import INDEX, OURS
 from raydd.store import filesystem
+from raydd.store.plain import read_json
 
 PARTS = ("transformer", "unet", "vae", "vqvae", "scheduler")
 
@@ -60,4 +61,4 @@ def read_facts(out: str) -> dict[str, Any] | None:
     """The raydd.json of a finished prior; None where there is none."""
     if not filesystem.exists(filesystem.join(out, INDEX)) or not filesystem.exists(filesystem.join(out, OURS)):
         return None
-    return json.loads(filesystem.read_bytes(filesystem.join(out, OURS)))
+    return read_json(filesystem.join(out, OURS))

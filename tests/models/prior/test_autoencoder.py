@@ -1,5 +1,6 @@
 """Every kind of autoencoder gives diffusers' own latents, scaled and shifted, and the inverse on the way back."""
 
+import numpy as np
 import pytest
 import torch
 from tiny_networks import tiny_autoencoder
@@ -38,6 +39,44 @@ def test_pixels():
     assert Pixels(1).decode(gray).shape == IMAGES.shape
     with pytest.raises(UserError, match="4 channels and no autoencoder"):
         Pixels(4)
+
+
+def test_quantized_latents_are_the_nearest_codes():
+    net = tiny_autoencoder("VQModel").eval()
+    # Codes as far apart as latents are.
+    net.quantize.embedding.weight.data = torch.randn(32, 4, generator=torch.Generator().manual_seed(1))
+    space = Latents(net)
+    latents = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(2)) * space.scale
+    found = space.quantize(latents)
+    codes = net.quantize.embedding.weight.detach() * space.scale
+    for n, i, j in np.ndindex(2, 3, 3):
+        place = latents[n, :, i, j]
+        nearest = min(codes, key=lambda code: float((code - place).norm()))
+        assert torch.allclose(found[n, :, i, j], nearest, atol=1e-6)
+    # Codes stay where they are, and decode to what their latents do.
+    assert torch.allclose(space.quantize(found), found, atol=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(space.decode(found), space.decode(latents), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderTiny", "VQModel"])
+def test_gradients_pass_straight_through_quantizing(kind):
+    space = Latents(tiny_autoencoder(kind))
+    latents = torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    weight = torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(3))
+    found = space.quantize(latents)
+    assert torch.allclose(torch.autograd.grad((found * weight).sum(), latents)[0], weight)
+    assert torch.equal(found, latents) == (kind != "VQModel")
+    assert Pixels(3).quantize(latents) is latents
+
+
+@pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderTiny", "VQModel"])
+def test_decoding_is_differentiable_and_asks_for_no_gradient_of_weights(kind):
+    net = tiny_autoencoder(kind)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    images = Latents(net).decode(latents)
+    images.square().sum().backward()
+    assert latents.grad.any() and all(p.grad is None and not p.requires_grad for p in net.parameters())
 
 
 def test_to_uint8_clamps():

@@ -68,6 +68,39 @@ def test_every_prediction_is_split(prediction):
     assert torch.allclose(got[0], clean, atol=1e-5) and torch.allclose(got[1], noise, atol=1e-5)
 
 
+@pytest.mark.parametrize("to_one", [True, False, None])
+@pytest.mark.parametrize("betas", BETAS[:2], ids=lambda b: b["beta_schedule"])
+def test_the_final_level_is_that_of_diffusers_ddim(betas, to_one):
+    given = {} if to_one is None else {"set_alpha_to_one": to_one}
+    scheduler = DDIMScheduler(**betas, **given)
+    alpha, sigma = read_table(config(scheduler), pixels=False).schedule(7, "leading").final
+    assert alpha**2 == pytest.approx(float(scheduler.final_alpha_cumprod), abs=1e-6)
+    assert alpha**2 + sigma**2 == pytest.approx(1)
+    assert (alpha == 1) == (to_one is not False)
+    # Levels are numbered as ever: below the cleanest is the clean image.
+    assert read_table(config(scheduler), pixels=False).schedule(7, "leading").level(-1) == (1.0, 0.0)
+
+
+def test_flow_ends_at_the_clean_image():
+    assert read_table(config(FlowMatchEulerDiscreteScheduler()), pixels=True).schedule(5).final == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+def test_splitting_without_a_clip_keeps_gradients_and_precision(prediction):
+    given = config(DDIMScheduler(clip_sample=True, prediction_type=prediction))
+    table = read_table(given, pixels=True)
+    alpha, sigma = table.schedule(5, "leading").level(3)
+    x, output = (torch.linspace(-9, 9, 8, dtype=torch.float64) * scale for scale in (1, 0.5))
+    clean, noise = table.split(output.requires_grad_(), x, alpha, sigma, clip=False)
+    assert clean.dtype == noise.dtype == torch.float64
+    torch.testing.assert_close(alpha * clean + sigma * noise, x, rtol=1e-12, atol=1e-12)
+    assert clean.abs().max() > 1 and torch.autograd.grad(clean.sum() + noise.sum(), output)[0].all()
+    clipped = table.split(output, x, alpha, sigma)[0]
+    assert clipped.abs().max() == 1
+    # Half precision of a network is widened, never the other way round.
+    assert table.split(output.detach().half(), x.float(), alpha, sigma)[0].dtype == torch.float32
+
+
 def test_clipping_is_for_pixels_and_keeps_the_sum():
     wide = config(DDPMScheduler(clip_sample=True, clip_sample_range=0.5))
     assert read_table(wide, pixels=False).clip is None

@@ -18,13 +18,13 @@ def tiny_autoencoder(kind: str = "AutoencoderKL", widths=(8, 16), channels: int 
     return diffusers.AutoencoderKL(scaling_factor=0.2, shift_factor=0.1, **types, **shape)
 
 
-def tiny_dit(out_channels: int = 8):
+def tiny_dit(out_channels: int = 8, layers: int = 1):
     net = diffusers.DiTTransformer2DModel(
         num_attention_heads=2,
         attention_head_dim=8,
         in_channels=4,
         out_channels=out_channels,
-        num_layers=1,
+        num_layers=layers,
         sample_size=8,
         patch_size=2,
         num_embeds_ada_norm=3,

@@ -1,0 +1,106 @@
+"""The rows of `quality.py`: every method and switch that a table of this folder compares, by name."""
+
+import dataclasses
+from collections.abc import Callable
+
+from raydd.distill.controls import ControlConfig
+from raydd.distill.dsco.config import PRESETS as DSCO
+from raydd.distill.infoutil.config import InfoUtilConfig, random_windows, rded
+from raydd.distill.ld3m.config import Ld3mConfig
+from raydd.distill.output import OutputConfig
+from raydd.pipelines.controls import Control
+from raydd.pipelines.distill import Method
+from raydd.pipelines.dsco import Dsco
+from raydd.pipelines.infoutil import InfoUtil
+from raydd.pipelines.ld3m import make
+from raydd.pipelines.prior_samples import PriorConfig, PriorSamples
+
+# What a CPU affords of LD3M: a short chain, large steps, a pool of draws.
+SMALL = Ld3mConfig(steps=5, iterations=60, move=0.03, real_batch=128, pool=20)
+PIXELS = dataclasses.replace(SMALL, generator="pixels", steps=0, learn="latent")
+# Steps and guidance for priors of small pictures.
+SAMPLING = {"steps": 20, "guidance": 2.0}
+
+
+def changed(base: InfoUtilConfig, **switches) -> InfoUtilConfig:
+    """A configuration with some switches of either part replaced."""
+    crop = {k: v for k, v in switches.items() if hasattr(base.crop, k)}
+    select = {k: v for k, v in switches.items() if hasattr(base.select, k)}
+    assert len(crop) + len(select) == len(switches), switches
+    return InfoUtilConfig(
+        crop=dataclasses.replace(base.crop, **crop), select=dataclasses.replace(base.select, **select)
+    )
+
+
+def infoutil(name: str, base: Callable[[], InfoUtilConfig] = InfoUtilConfig, **switches) -> InfoUtil:
+    """A row with the paper's windows of 2 x 2 patches at every size, unless `pool` says otherwise."""
+    return InfoUtil(name, changed(base(), **({"pool": 2} | switches)))
+
+
+ROWS: dict[str, Method] = {
+    "random": Control("random", ControlConfig()),
+    "kmeans": Control("kmeans", ControlConfig()),
+    "herding": Control("herding", ControlConfig()),
+    "rded": infoutil("rded", rded),
+    "random-windows": infoutil("random-windows", random_windows),
+    "infoutil": infoutil("infoutil"),
+    "default": infoutil("infoutil-default", pool=None),
+    # One switch changed at a time.
+    "bottom": infoutil("infoutil-bottom", direction="bottom"),
+    "median": infoutil("infoutil-median", direction="median"),
+    "no-noise": infoutil("infoutil-no-noise", alpha=0.0),
+    "captum25": infoutil("infoutil-captum25", estimator="captum", evaluations=25),
+    "windows": infoutil("infoutil-windows", estimator="windows"),
+    "pool3": infoutil("infoutil-pool3", pool=3),
+    "pool3-bottom": infoutil("infoutil-pool3-bottom", pool=3, direction="bottom"),
+    "pool3-median": infoutil("infoutil-pool3-median", pool=3, direction="median"),
+    "whole-top": infoutil("infoutil-whole-top", crop_from="full", crops=1),
+    "whole-bottom": infoutil("infoutil-whole-bottom", crop_from="full", crops=1, direction="bottom"),
+    "whole-median": infoutil("infoutil-whole-median", crop_from="full", crops=1, direction="median"),
+    "ce-bottom": infoutil("infoutil-ce-bottom", score="ce", direction="bottom"),
+    "random-score": infoutil("infoutil-random-score", score="none"),
+    "correct": infoutil("infoutil-correct", require_correct=True),
+    "rded-gradnorm-top": infoutil("rded-gradnorm-top", rded, score="gradnorm", direction="top"),
+    "rded-gradnorm-bottom": infoutil("rded-gradnorm-bottom", rded, score="gradnorm", direction="bottom"),
+    "rded-random-score": infoutil("rded-random-score", rded, score="none"),
+}
+
+
+def matched(name: str, base: Ld3mConfig = SMALL, **switches) -> Method:
+    """A row of LD3M with some switches replaced."""
+    return make(name, dataclasses.replace(base, **switches), OutputConfig())
+
+
+# Rows that draw from a prior (--prior), or are learned from pixels beside those that do.
+GENERATED: dict[str, Method] = {
+    "prior": PriorSamples("prior", PriorConfig(**SAMPLING)),
+    "dsco-fast": Dsco("dsco-fast", dataclasses.replace(DSCO["dsco-fast"](), **SAMPLING)),
+    "dsco": Dsco("dsco", dataclasses.replace(DSCO["dsco"](), rows_per_image=100, **SAMPLING)),
+    "dsco-free": Dsco("dsco-free", dataclasses.replace(DSCO["dsco-free"](), iterations=40, templates=100, **SAMPLING)),
+    "ld3m": matched("ld3m"),
+    # The chosen real images as they are, and as the prior paints them before anything is learned.
+    "start": matched("start", PIXELS, iterations=0),
+    "start-painted": matched("start-painted", iterations=0),
+    "ld3m-latent": matched("ld3m-latent", learn="latent"),
+    "ld3m-condition": matched("ld3m-condition", learn="condition"),
+    "ld3m-mean": matched("ld3m-mean", anchor="mean"),
+    "ld3m-no-skip": matched("ld3m-no-skip", anchor="none"),
+    "ld3m-gaussian": matched("ld3m-gaussian", init="gaussian"),
+    "ld3m-fixed": matched("ld3m-fixed", noise="fixed"),
+    "ld3m-autoencoder": matched("ld3m-autoencoder", steps=0, learn="latent"),
+    "ld3m-dc": matched("ld3m-dc", loss="dc", real_batch=32),
+    "pixels": matched("pixels", PIXELS),
+    "pixels-dc": matched("pixels-dc", PIXELS, loss="dc", real_batch=32),
+    **{f"ld3m-T{steps}": matched(f"ld3m-T{steps}", steps=steps) for steps in (1, 2, 10, 20, 40)},
+}
+ROWS |= GENERATED
+
+
+def along_experts(experts: str) -> dict[str, Method]:
+    """The rows of MTT, which need a directory of `train-experts`."""
+    mtt = {"loss": "mtt", "experts": experts, "pool": None}
+    return {
+        "ld3m-mtt": matched("ld3m-mtt", **mtt),
+        "pixels-mtt": matched("pixels-mtt", PIXELS, **mtt),
+        "ld3m-tesla": matched("ld3m-tesla", **mtt, mtt_gradient="tesla"),
+    }
