@@ -5,6 +5,8 @@ Last passed on Ray 2.60.0 (`tests/runtime/test_ray_private.py`).
 
 import time
 
+import os
+
 import ray
 
 
@@ -57,14 +59,21 @@ def died_by_itself(actor: str) -> bool | None:
 
 
 def configured_resources() -> dict[str, float]:
-    """What the cluster may grow to by its autoscaler's configuration; {} where there is none."""
+    """What the cluster may grow to by its autoscaler's configuration; {} where there is none.
+
+    Ray's open-source autoscalers do not report theirs: the files in `cluster/` set RAYDD_MAX_CPUS and RAYDD_MAX_GPUS
+    on the head, where the driver of a submitted job inherits them. Without these a cluster that has no GPU yet would
+    never be asked for one.
+    """
     try:
         from ray._private.state import state
 
         found = state.get_max_resources_from_cluster_config()
     except Exception:
-        return {}
-    return {name: float(count) for name, count in (found or {}).items()}
+        found = None
+    told = {name: os.environ.get(f"RAYDD_MAX_{name}S") for name in ("CPU", "GPU")}
+    numbers = {**(found or {}), **{name: count for name, count in told.items() if count}}
+    return {name: float(count) for name, count in numbers.items()}
 
 
 def is_single_node() -> bool:

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from raydd.errors import Unfinished, UserError, choose
+from raydd.errors import Unfinished, UserError, choose, redact
 
 EXECUTORS = ("ray", "local")
 # Read by the libraries' thread pools when they are loaded, so they hold for what is imported later.
@@ -96,12 +96,12 @@ def describe(error: BaseException) -> Failure:
     """An error that a unit raised, for people and for --debug."""
     if isinstance(error, UserError):
         return Failure(one_line(error))
-    return Failure(f"{type(error).__name__}: {one_line(error)}", "".join(traceback.format_exception(error)))
+    return Failure(f"{type(error).__name__}: {one_line(error)}", redact("".join(traceback.format_exception(error))))
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error without its line breaks."""
-    return " ".join(str(error).split())
+    """The message of an error without its line breaks, and without secrets in URIs."""
+    return redact(" ".join(str(error).split()))
 
 
 def settle(threads: int) -> str:

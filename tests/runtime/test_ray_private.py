@@ -43,6 +43,15 @@ def test_one_node_without_an_autoscaler():
     assert is_single_node()
 
 
+def test_a_cluster_tells_what_it_may_grow_to(monkeypatch):
+    from raydd.runtime._ray_private import configured_resources, is_single_node
+
+    monkeypatch.setenv("RAYDD_MAX_GPUS", "8")
+    monkeypatch.setenv("RAYDD_MAX_CPUS", "")
+    assert configured_resources() == {"GPU": 8.0}
+    assert not is_single_node()
+
+
 def test_there_is_no_deadline_outside_a_worker_group():
     from raydd.runtime._ray_private import preemption_deadline
 
