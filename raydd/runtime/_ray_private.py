@@ -3,9 +3,8 @@
 Last passed on Ray 2.60.0 (`tests/runtime/test_ray_private.py`).
 """
 
-import time
-
 import os
+import time
 
 import ray
 
