@@ -114,7 +114,7 @@ def test_a_pool_of_draws_is_gone_through_again_and_again(loss):
 def test_real_features_are_kept_in_a_pool_only(monkeypatch, pool, batches):
     objective, drawn = make(NAMES[:2], pool=pool), []
     monkeypatch.setattr(objective, "_real", lambda k, key, real=objective._real: drawn.append(key) or real(k, key))
-    for iteration in range(3):
+    for iteration in (0, 1, 0):
         objective(iteration, SYNTHETIC[:4])
     assert len(drawn) == batches
     for _ in range(2):

@@ -81,6 +81,12 @@ def test_the_final_level_is_that_of_diffusers_ddim(betas, to_one):
     assert read_table(config(scheduler), pixels=False).schedule(7, "leading").level(-1) == (1.0, 0.0)
 
 
+def test_a_scheduler_that_names_no_final_level_ends_where_ddim_made_of_it_does():
+    scheduler = DDPMScheduler()
+    assert DDIMScheduler.from_config(scheduler.config).final_alpha_cumprod == 1
+    assert read_table(config(scheduler), pixels=False).schedule(7).final == (1.0, 0.0)
+
+
 def test_flow_ends_at_the_clean_image():
     assert read_table(config(FlowMatchEulerDiscreteScheduler()), pixels=True).schedule(5).final == (1.0, 0.0)
 
