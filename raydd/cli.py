@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import raydd
-from raydd.errors import UserError, choose
+from raydd.errors import UserError, choose, redact
 from raydd.store.reach import FULL
 
 
@@ -33,12 +33,14 @@ COMMANDS = {
     "train-experts": Command("train expert trajectories for LD3M's MTT loss", "raydd.commands.make:train_experts"),
     "score": Command("compute scores of every source image in one pass", "raydd.commands.make:score"),
     "distill": Command("make a distilled set: METHOD --data SRC --out RUN --ipc N", "raydd.commands.distill:distill"),
+    "plan": Command("what a distillation would do, cost and ask for: METHOD ...", "raydd.commands.plan:plan"),
     "dope": Command("add selected originals to a distilled set", "raydd.commands.make:dope"),
     "evaluate": Command("train students on distilled sets and test them", "raydd.commands.judge:evaluate"),
     "store-labels": Command("store the teacher's logits of every training view", "raydd.commands.make:store_labels"),
     "compare": Command("one table over several runs", "raydd.commands.judge:compare"),
     "export": Command("write a distilled set as imagefolder, webdataset or huggingface", "raydd.commands.judge:export"),
     "report": Command("write report.html of a run", "raydd.commands.judge:report"),
+    "status": Command("how far a run is, and which job writes it", "raydd.commands.judge:status"),
 }
 
 
@@ -48,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     if not debug:
-        # Torch warns about its own internals; what a user can mend is said by raydd.
-        warnings.filterwarnings("ignore", module=r"torch\.")
+        # Torch warns about its own internals, Pillow about each odd image; what a user can mend is said by raydd.
+        warnings.filterwarnings("ignore", module=r"(torch|PIL)\.")
     try:
         dispatch(args)
     except UserError as error:
@@ -71,9 +73,11 @@ def fail(error: UserError, debug: bool) -> None:
         # Progress may stand there, unfinished.
         print("\r\x1b[2K", end="", flush=True)
     if debug:
-        traceback.print_exception(error)
+        print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="")
     else:
-        print(f"raydd: {' '.join(str(error).split())}", file=sys.stderr)
+        # Names come from data and may hold what a terminal obeys.
+        line = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
+        print(f"raydd: {line}", file=sys.stderr)
     sys.exit(2)
 
 

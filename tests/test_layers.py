@@ -28,6 +28,8 @@ ELSEWHERE = {
     "distill/output.py": "options only; tests of every method go through them",
     "pipelines/show.py": "tests/runtime/test_jobs.py runs a job that ends with it",
     "pipelines/demo.py": "the README's commands are run as tests; its parts are tested in tests/pipelines",
+    "pipelines/plan_bench.py": "tests/pipelines/test_plan_probes.py runs probes on it",
+    "pipelines/plan_probes_match.py": "tests/pipelines/test_plan_probes.py runs every probe",
     "models/classic.py": "tests/models/test_registry.py builds every network",
     "models/convnet.py": "tests/models/test_registry.py builds every network",
     "models/resnet.py": "tests/models/test_registry.py builds every network",

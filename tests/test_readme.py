@@ -28,7 +28,7 @@ def test_the_first_two_blocks_are_what_ci_runs():
 def test_commands_and_options_exist(words, capsys):
     _, name, *rest = words
     assert name in COMMANDS
-    path = [name, rest[0]] if name == "distill" else [name]
+    path = [name, rest[0]] if name in ("distill", "plan") else [name]
     with pytest.raises(SystemExit):
         main([*path, "--help"])
     text = capsys.readouterr().out

@@ -1,6 +1,8 @@
 """`raydd distill METHOD`: the options of every method, and which object carries it out."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import tyro
 
@@ -16,6 +18,7 @@ from raydd.errors import choose
 from raydd.evaluate.record import FULL
 from raydd.pipelines import distill as distilling
 from raydd.pipelines.controls import Control
+from raydd.pipelines.distill import Method
 from raydd.pipelines.dsco import Dsco
 from raydd.pipelines.infoutil import InfoUtil
 from raydd.pipelines.ld3m import Ld3m, make
@@ -23,6 +26,8 @@ from raydd.pipelines.prior_samples import PriorConfig, PriorSamples
 from raydd.pipelines.request import DistillOptions
 from raydd.runtime.work import Resources
 
+# How a method's options are parsed: the dataclass, the method's name, the arguments, and other defaults or None.
+Read = Callable[..., Any]
 METHODS = {
     "dsco": "images from a diffusion prior whose sampling noise is optimized to match each class's distribution",
     "infoutil": "crops where the teacher's Shapley values are high, chosen by gradient norm, tiled to mosaics",
@@ -112,23 +117,29 @@ def distill(args: list[str]) -> None:
         manifest = distilling.reference(command.job)
         console.print(f"{FULL}: stands for the whole of {manifest['source']['uri']} in {command.job.out}")
         return
-    if name in CONTROLS:
-        command = parse(DistillControl, f"distill {name}", args)
-        method = Control(name, command.control)
-    elif name == "prior":
-        command = parse(DistillPrior, f"distill {name}", args)
-        method = PriorSamples(name, command.samples)
-    elif name == "dsco":
-        command, method = _dsco(args)
-    elif name == "ld3m":
-        command, method = _ld3m(args)
-    else:
-        command, method = _infoutil(name, args)
+    command, method = read_request(name, args, _read)
     manifest = distilling.distill(command.job, method, command.resources)
     console.print(
         f"{manifest['method']}: {manifest['images']} images, {manifest['image_bytes'] / 1e6:.2f} MB, revision "
         f"{manifest['revision']}, in {command.job.out}/distilled"
     )
+
+
+def read_request(name: str, args: list[str], read: Read) -> tuple[Any, Method]:
+    """The options of a method as `read(dataclass, method, args, default)` parses them, and the method itself."""
+    if name in CONTROLS:
+        command = read(DistillControl, name, args)
+        return command, Control(name, command.control)
+    if name == "prior":
+        command = read(DistillPrior, name, args)
+        return command, PriorSamples(name, command.samples)
+    if name == "dsco":
+        return _dsco(args, read)
+    return _ld3m(args, read) if name == "ld3m" else _infoutil(name, args, read)
+
+
+def _read(kind: Any, name: str, args: list[str], default: Any = None) -> Any:
+    return parse(kind, f"distill {name}", args, default)
 
 
 def distill_overview() -> None:
@@ -139,25 +150,25 @@ def distill_overview() -> None:
     print("\n'raydd distill METHOD --help' explains every option of a method.")
 
 
-def _infoutil(name: str, args: list[str]) -> tuple[DistillInfoUtil, InfoUtil]:
+def _infoutil(name: str, args: list[str], read: Read) -> tuple[DistillInfoUtil, InfoUtil]:
     preset, args = take_preset(args, "rded" if name == "rded" else "default", PRESETS)
     base = PRESETS[preset]()
     default = DistillInfoUtil(_missing_options(), base.crop, base.select)
-    command = parse(DistillInfoUtil, f"distill {name}", args, default)
+    command = read(DistillInfoUtil, name, args, default)
     label = name if preset in ("default", name) else f"{name}-{preset}"
     return command, InfoUtil(label, InfoUtilConfig(crop=command.crop, select=command.select))
 
 
-def _dsco(args: list[str]) -> tuple[DistillDsco, Dsco]:
+def _dsco(args: list[str], read: Read) -> tuple[DistillDsco, Dsco]:
     preset, args = take_preset(args, "dsco", DSCO_PRESETS)
-    command = parse(DistillDsco, "distill dsco", args, DistillDsco(_missing_options(), DSCO_PRESETS[preset]()))
+    command = read(DistillDsco, "dsco", args, DistillDsco(_missing_options(), DSCO_PRESETS[preset]()))
     name = f"{preset}-free" if command.nopt.access == "free" and not preset.endswith("free") else preset
     return command, Dsco(name, command.nopt, command.output)
 
 
-def _ld3m(args: list[str]) -> tuple[DistillLd3m, Ld3m]:
+def _ld3m(args: list[str], read: Read) -> tuple[DistillLd3m, Ld3m]:
     preset, args = take_preset(args, "ld3m", LD3M_PRESETS)
-    command = parse(DistillLd3m, "distill ld3m", args, DistillLd3m(_missing_options(), LD3M_PRESETS[preset]()))
+    command = read(DistillLd3m, "ld3m", args, DistillLd3m(_missing_options(), LD3M_PRESETS[preset]()))
     name = preset if command.learn.loss == "dm" else f"{preset}-{command.learn.loss}"
     return command, make(name, command.learn, command.output)
 

@@ -1,6 +1,7 @@
-"""Commands that judge distilled sets and show them: evaluate, compare, export, report."""
+"""Commands that judge distilled sets and show them: evaluate, compare, export, report, status."""
 
 import dataclasses
+import json
 from typing import Literal
 
 import tyro
@@ -11,6 +12,7 @@ from raydd.evaluate.compare import compare as build_blocks
 from raydd.evaluate.record import read_results
 from raydd.pipelines import evaluate as evaluating
 from raydd.pipelines.evaluate import EvaluateOptions
+from raydd.pipelines.status import lines, read_status
 from raydd.report.page import write_report
 from raydd.report.tables import print_table
 from raydd.runtime.work import Resources
@@ -85,3 +87,24 @@ def report(args: list[str]) -> None:
     run = Run(filesystem.absolute(command.run))
     name = command.run.rstrip("/").rsplit("/", 1)[-1]
     console.print(f"report: {write_report([run], command.out or run.path('report.html'), f'raydd: {name}')}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Show:
+    """Say how far a run is, from its files alone: stages, units at work or failed, time left, who writes it."""
+
+    # Run directory, at any path or URI; its job may be at work or long gone.
+    run: str
+    # Print one JSON object instead of lines.
+    json: bool = False
+
+
+def status(args: list[str]) -> None:
+    command = parse(Show, "status", args)
+    found = read_status(Run(filesystem.absolute(command.run)))
+    if command.json:
+        print(json.dumps(dataclasses.asdict(found), indent=1))
+        return
+    for line in lines(found):
+        # Names come from data and may hold what a terminal obeys.
+        print("".join(c if c.isprintable() else "?" for c in line))

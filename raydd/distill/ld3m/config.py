@@ -30,7 +30,7 @@ class Ld3mConfig:
     # Where latents start: `real` images, `gaussian` noise of the same size, or the images of a run, by its directory.
     init: str = "real"
     # Noise under the latents: new in every iteration, one draw for the run (what is optimized is what is exported), or
-    # new in each of the two passes (released, for comparison only; needs --graph two).
+    # new in each pass of two graphs (released, for comparison only).
     noise: Literal["iteration", "fixed", "pass"] = "iteration"
     # Matching loss: features (DM), gradients (DC), or trajectories of parameters (MTT).
     loss: Literal["dm", "dc", "mtt"] = "dm"
@@ -39,7 +39,7 @@ class Ld3mConfig:
     # Real images per class and iteration (released: 256).
     real_batch: int = 256
     # Draws of (network, real batch, augmentation) to cycle through, whose real features are kept, which saves most of
-    # DM's own time (ours); None draws anew in every iteration (released).
+    # DM's own time (ours); None draws anew in every iteration (released). MTT draws experts instead.
     pool: int | None = None
     # Distance between gradients: one cosine per output row (paper), squares, or one cosine.
     distance: Literal["layers", "mse", "cos"] = "layers"
