@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from raydd.errors import UserError
 from raydd.store import filesystem as files
+from raydd.store.plain import parse_json
 
 # `block` numbers what is cheap to read together (a class folder, a row group, a tar); `start` is a row or an offset.
 SCHEMA = pa.schema(
@@ -54,7 +55,7 @@ def read_class_names(*directories: str) -> tuple[str, ...] | None:
                 names = tuple(line.strip() for line in parse(files.read_bytes(uri).decode()) if line.strip())
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            except (ValueError, AttributeError) as error:
+            except (ValueError, AttributeError, TypeError) as error:
                 raise UserError(f"{uri} is no list of class names ({error}): write one name per line") from error
             if len(set(names)) != len(names) or not names:
                 raise UserError(f"{uri} must name each class once, in order: remove repeated or missing names")
@@ -113,9 +114,9 @@ def fingerprint(listing: Listing) -> str:
 
 
 def _parse_json(text: str) -> list[str]:
-    value = json.loads(text)
+    value = parse_json(text)
     if isinstance(value, dict):
-        if sorted(value.values()) != list(range(len(value))):
+        if set(value.values()) != set(range(len(value))):
             raise ValueError("positions must be 0, 1, 2 ...")
         value = sorted(value, key=value.__getitem__)
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):

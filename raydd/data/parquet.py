@@ -9,7 +9,6 @@ choose which files of this machine are read. The size of one image is its share 
 """
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 from raydd.data.listing import SCHEMA, Listing, number_labels
 from raydd.errors import UserError
 from raydd.store import filesystem as files
+from raydd.store.plain import check_inflation, open_parquet, parse_json
 from raydd.store.reach import translate
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
@@ -86,28 +86,31 @@ def fetch(uri: str, rows: pa.Table) -> list[bytes]:
 def _list_shard(uri: str) -> _Shard:
     with files.open_input(uri) as stream, translate(uri):
         try:
-            file = pq.ParquetFile(stream)
+            file = open_parquet(stream, uri)
             column = _label_column(uri, file.schema_arrow)
             image = _image_column(uri, file.schema_arrow)
             labels = _label_values(uri, file.read(columns=[column])[column])
-        except (pa.ArrowInvalid, OSError) as error:
+            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+            group_bytes = [_image_bytes(group, image) for group in groups]
+            if sum(group.num_rows for group in groups) != len(labels):
+                raise pa.ArrowInvalid("its row groups hold another number of labels than they state")
+        except (pa.ArrowException, UnicodeError, OSError) as error:
             if not _is_damage(error):
                 raise
             raise UserError(f"{uri} is no readable Parquet file: remove it or fetch it again") from error
-        groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-    group_bytes = [_image_bytes(group, image) for group in groups]
     return _Shard(labels, [g.num_rows for g in groups], group_bytes, _huggingface_names(file.schema_arrow, column))
 
 
 def _fetch_file(uri: str, wanted: np.ndarray) -> Iterator[tuple[int, bytes]]:
     """Positions in `wanted` (row numbers) and images; every row group that is needed is read once."""
     with files.open_input(uri) as stream, translate(uri):
-        file = pq.ParquetFile(stream)
+        file = open_parquet(stream, uri)
         column = _image_column(uri, file.schema_arrow)
         ends = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
         group_of = np.searchsorted(ends, wanted, side="right")
         for group in np.unique(group_of).tolist():
             with _past_damage():
+                check_inflation(file, group, column, uri)
                 images = file.read_row_group(group, columns=[column])[column]
                 if pa.types.is_struct(images.type):
                     images = pc.struct_field(images, "bytes")
@@ -122,14 +125,14 @@ def _past_damage() -> Iterator[None]:
     """Leave the block when Arrow finds bad bytes; other errors pass."""
     try:
         yield
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, UnicodeError, OSError) as error:
         if not _is_damage(error):
             raise
 
 
 def _is_damage(error: Exception) -> bool:
     """Whether Arrow found bad bytes, as against a disk or network that failed (those carry an errno or a subclass)."""
-    return isinstance(error, pa.ArrowInvalid) or (type(error) is OSError and error.errno is None)
+    return isinstance(error, (pa.ArrowException, UnicodeError)) or (type(error) is OSError and error.errno is None)
 
 
 def _image_column(uri: str, schema: pa.Schema) -> str:
@@ -171,7 +174,7 @@ def _image_bytes(group: pq.RowGroupMetaData, column: str) -> int:
 
 def _huggingface_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[column]["names"]
     except (KeyError, TypeError, ValueError):
         return None

@@ -8,7 +8,6 @@ Limits. Compressed tars have no random access and are refused (images do not com
 reads through every shard. A sample's name ends at the first dot of its file name, as in the webdataset library.
 """
 
-import json
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from raydd.data.decode import SUFFIXES
 from raydd.data.listing import SCHEMA, Listing, number_labels
 from raydd.errors import UserError
 from raydd.store import filesystem as files
+from raydd.store.plain import parse_json
 from raydd.store.reach import translate
 
 SUFFIX = ".tar"
@@ -30,6 +30,8 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 LABEL_SUFFIXES = (".cls", ".json", ".txt")
 LABEL_FIELDS = ("label", "cls", "class")
 MAX_LABEL_BYTES = 65_536
+# What tarfile raises on bytes that are no tar, or are meant to break it.
+DAMAGE = (tarfile.TarError, EOFError, ValueError, IndexError, OverflowError, MemoryError, RecursionError)
 LISTING_THREADS = 8
 
 
@@ -92,8 +94,10 @@ def _list_shard(uri: str, path: str) -> tuple[list[_Sample], list[tuple[str, str
                     rank = LABEL_SUFFIXES.index(suffix)
                     if name not in values or rank < values[name][0]:
                         values[name] = (rank, _read_label(stream, member, suffix))
-        except (tarfile.TarError, EOFError) as error:
-            problems.append((path, f"damaged tar: {error}"))
+        except DAMAGE as error:
+            if "range requests" in str(error):
+                raise  # the server, not the tar
+            problems.append((path, f"damaged tar: {error or type(error).__name__}"))
     samples = [
         _Sample(f"{path}/{name}", values.get(name, (0, None))[1], path, member.offset_data, member.size)
         for name, member in sorted(images.items(), key=lambda item: item[1].offset_data)
@@ -101,12 +105,21 @@ def _list_shard(uri: str, path: str) -> tuple[list[_Sample], list[tuple[str, str
     return samples, problems
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose size cannot be negative: before Python 3.11.14, tarfile walks back and forth for ever."""
+
+    def _block(self, count: int) -> int:
+        if count < 0:
+            raise tarfile.InvalidHeaderError("negative size")
+        return super()._block(count)
+
+
 def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """Regular files of the tar, each once it is sure that its bytes are all there.
 
     Raises `tarfile.TarError` where the tar is cut off or damaged; what came before stays good.
     """
-    with tarfile.open(fileobj=stream, mode="r:") as archive:
+    with tarfile.open(fileobj=stream, mode="r:", tarinfo=_Member) as archive:
         member = archive.next()
         while member is not None:
             archive.members = []  # tarfile would keep a record of every member
@@ -130,8 +143,8 @@ def _read_label(stream: BinaryIO, member: tarfile.TarInfo, suffix: str) -> int |
 
 def _json_label(text: str) -> int | str | None:
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError):
+        fields = parse_json(text)
+    except ValueError:
         return None
     if not isinstance(fields, dict):
         fields = {"label": fields}

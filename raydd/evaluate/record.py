@@ -16,6 +16,7 @@ from raydd.errors import UserError
 from raydd.evaluate.fairness import Summary, summarize
 from raydd.store import filesystem as files
 from raydd.store.distilled import read_manifest
+from raydd.store.plain import parse_json
 from raydd.store.run import Run
 
 FULL = "full"
@@ -148,10 +149,10 @@ def read_results(run: Run) -> RunResults:
 
 def _read(uri: str) -> Evaluation:
     try:
-        plain = json.loads(files.read_bytes(uri))
+        plain = parse_json(files.read_bytes(uri))
         plain["seeds"] = [read_seed(seed) for seed in plain["seeds"]]
         return Evaluation(**_known(Evaluation, plain))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{uri} is no evaluation ({error}): remove it and run 'raydd evaluate' again") from error
 
 

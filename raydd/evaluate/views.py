@@ -13,13 +13,14 @@ import json
 from dataclasses import asdict, dataclass
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from raydd.errors import UserError, choose
 from raydd.evaluate.labels import OnlineLabels
 from raydd.models.normalization import Normalization
 from raydd.store.filesystem import join, read_bytes, write_atomic
+from raydd.store.plain import load_tensors, read_json
 from raydd.train.batches import Batch, Batches
 from raydd.train.protocol import Protocol
 from raydd.train.sets import TrainSet
@@ -69,7 +70,8 @@ class ViewLabels:
             )
         part, epoch = divmod(batch.epoch, self.record.epochs_per_part)
         if self._part[0] != part:
-            self._part = (part, load(read_bytes(join(self.uri, part_name(part)))))
+            name = join(self.uri, part_name(part))
+            self._part = (part, load_tensors(read_bytes(name), name))
         rows = torch.from_numpy(batch.rows)
         return decode({name: values[epoch][rows] for name, values in self._part[1].items()})
 
@@ -128,10 +130,13 @@ def open_views(
     normalization, images) differs from what this training would use.
     """
     try:
-        stored = json.loads(read_bytes(join(uri, RECORD)))
+        stored = read_json(join(uri, RECORD))
     except FileNotFoundError as error:
         raise UserError(f"no stored views at {uri}: write them first, or use labels online") from error
-    record = ViewsRecord(**stored)
+    try:
+        record = ViewsRecord(**stored)
+    except TypeError as error:
+        raise UserError(f"{uri} holds no views that this raydd knows ({error}): write them again") from error
     wanted = _describe(
         train,
         protocol,

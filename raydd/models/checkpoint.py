@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +23,7 @@ from raydd.errors import UserError
 from raydd.models.normalization import IMAGENET, Normalization
 from raydd.models.registry import build_model, classifier_layer
 from raydd.store import filesystem
+from raydd.store.plain import parse_json
 
 WEIGHTS, INFO = ".safetensors", ".json"
 TORCH_FILES = (".pth", ".pt", ".bin", ".ckpt")
@@ -91,7 +91,7 @@ def has_checkpoint(directory: str, name: str) -> bool:
 def read_info(uri: str) -> ModelInfo:
     """Parse a checkpoint's JSON. Raises `FileNotFoundError`, or `UserError` for one that raydd did not write."""
     try:
-        plain = json.loads(filesystem.read_bytes(uri))
+        plain = parse_json(filesystem.read_bytes(uri))
         known = {f.name for f in dataclasses.fields(ModelInfo)}
         values = {key: tuple(v) if key in ("classes", "mean", "std") else v for key, v in plain.items() if key in known}
         return ModelInfo(**values)
@@ -180,7 +180,7 @@ def _looks_like_safetensors(data: bytes) -> bool:
 def _read_torch(uri: str, data: bytes) -> dict[str, Tensor]:
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # the restricted unpickler raises many types on what it refuses, and on damage
         raise UserError(
             f"checkpoint {uri} cannot be read without running code from it: save only its state_dict() as safetensors"
         ) from error

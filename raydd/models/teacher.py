@@ -119,7 +119,7 @@ def _open_directory(directory: str, image_size: int | None, early: bool) -> tupl
     name = EARLY if early else CONVERGED
     try:
         model, info = checkpoint.load_checkpoint(directory, name)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         what = "early teacher" if early else "teacher"
         raise UserError(
             f"no {what} in {directory} ({name}.safetensors and {name}.json): "

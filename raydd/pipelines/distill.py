@@ -24,6 +24,8 @@ from raydd.runtime.execute import run_units
 from raydd.runtime.work import Context, Resources
 from raydd.store import distilled, events, filesystem, state
 from raydd.store.distilled import DistilledImage
+from raydd.store.holder import hold
+from raydd.store.progress import start_unit, start_work
 from raydd.store.run import Run
 
 STAGE = "distill"
@@ -60,12 +62,19 @@ class PackMethod(Method, Protocol):
     """A method that makes several classes at once, because they are coupled or too small alone.
 
     `packs` cuts all classes of the job, by its configuration only: never by workers, or by what is asked for.
+    `build_pack` makes all of `labels`; what it writes beside the images is of the `wanted` among them alone.
     """
 
     def packs(self, job: Job) -> list[tuple[int, ...]]: ...
 
     def build_pack(
-        self, job: Job, labels: tuple[int, ...], tables: Run | None, teacher: Teacher | None, work: UnitWork
+        self,
+        job: Job,
+        labels: tuple[int, ...],
+        wanted: tuple[int, ...],
+        tables: Run | None,
+        teacher: Teacher | None,
+        work: UnitWork,
     ) -> list[list[DistilledImage]]: ...
 
 
@@ -105,6 +114,7 @@ class PackUnit:
     def run(self, context: Context) -> None:
         start = time.monotonic()
         run, work = Run(self.job.out), self.work(context)
+        start_unit(run, self.key, [self.job.classes[label] for label in self.left()])
         teacher = self.label_teacher.load(context.device) if self.label_teacher else None
         made = self._build(teacher, work)
         seconds = round((time.monotonic() - start) / len(self.labels), 3)
@@ -125,7 +135,8 @@ class PackUnit:
 
     def _build(self, teacher: Teacher | None, work: UnitWork) -> dict[int, list[DistilledImage]]:
         if hasattr(self.method, "build_pack"):
-            made = self.method.build_pack(self.job, self.labels, self.tables, teacher, work)
+            wanted = tuple(self.left())
+            made = self.method.build_pack(self.job, self.labels, wanted, self.tables, teacher, work)
             return dict(zip(self.labels, made, strict=True))
         (label,) = self.labels
         return {label: self.method.build(self.job, label, self.tables, teacher, work)}
@@ -193,16 +204,20 @@ def distill_many(requests: list[tuple[DistillOptions, Method]], resources: Resou
     resources.check()
     prepared = [prepare(options, method) for options, method in requests]
     if todo := [item for item in prepared if not item.is_done()]:
-        for item in todo:
-            item.begin()
-        fill_tables([item.table for item in todo if item.table], resources)
-        _run(todo, resources)
+        with hold(*(item.run for item in todo)):
+            for item in todo:
+                item.begin()
+            fill_tables([item.table for item in todo if item.table], resources)
+            _run(todo, resources)
     return [item.write_manifest() for item in prepared]
 
 
 def _run(todo: list[Prepared], resources: Resources) -> None:
     """Build the classes; whatever happens, the manifests say what is there."""
     storage = filesystem.join(todo[0].job.out, "state", "train")
+    for item in todo:
+        wanted = {label for unit in item.units for label in unit.wanted}
+        start_work(item.run, STAGE, total=len(wanted), left=len(wanted - distilled.committed_labels(item.run)))
     try:
         units = [unit for item in todo for unit in item.units]
         run_units(units, resources, "classes", storage=storage, on_event=_record)
@@ -296,11 +311,12 @@ def reference(options: DistillOptions) -> dict[str, Any]:
     run = Run(job.out)
     check_stage(run, STAGE, config, options.force)
     fresh = options.force or not is_settled(run, STAGE, config)
-    if fresh:
-        run.begin(STAGE, config, seed=job.seed, force=options.force)
     facts = _manifest_facts(job, method=FULL, factor=1, codec="source", labels=labels, config_hash=content_hash(config))
-    manifest = distilled.write_manifest(run, job.classes, **facts)
-    if fresh:
+    if not fresh:
+        return distilled.write_manifest(run, job.classes, **facts)
+    with hold(run):
+        run.begin(STAGE, config, seed=job.seed, force=options.force)
+        manifest = distilled.write_manifest(run, job.classes, **facts)
         run.end(STAGE, seconds=0.0)
     return manifest
 

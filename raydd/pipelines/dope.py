@@ -24,6 +24,8 @@ from raydd.score.margin import ClarityScorer
 from raydd.score.table import ScoreConfig
 from raydd.store import distilled, events, filesystem, scores
 from raydd.store.distilled import DistilledImage
+from raydd.store.holder import hold
+from raydd.store.progress import start_work
 from raydd.store.run import Run
 
 # What dataset.json takes over from the set that is doped; the rest is counted or decided anew.
@@ -78,8 +80,17 @@ def dope(options: DopeOptions, resources: Resources) -> dict[str, Any]:
     run = doping.run
     if _is_done(doping):
         return distilled.read_manifest(run)
-    run.begin(STAGE, doping.config, seed=doping.job.seed, force=options.force)
-    storage = run.path("state", "train")
+    with hold(run):
+        run.begin(STAGE, doping.config, seed=doping.job.seed, force=options.force)
+        manifest = _make(doping, resources)
+        events.fold(run)
+        run.end(STAGE, seconds=time.monotonic() - start, teacher=doping.teacher_audit)
+    return manifest
+
+
+def _make(doping: Doping, resources: Resources) -> dict[str, Any]:
+    """Model, scores, choice, classes; returns the manifest."""
+    options, storage = doping.options, doping.run.path("state", "train")
     try:
         if doping.model:
             if options.force and options.scores is None:
@@ -88,14 +99,14 @@ def dope(options: DopeOptions, resources: Resources) -> dict[str, Any]:
         table = _table(doping)
         fill_tables([table], resources)
         selection = _choose(doping, table)
+        units = _units(doping, selection)
+        start_work(doping.run, STAGE, total=len(units), left=len(units) - len(distilled.committed_labels(doping.run)))
         try:
-            run_units(_units(doping, selection), resources, "classes", storage=storage, on_event=_record)
+            run_units(units, resources, "classes", storage=storage, on_event=_record)
         finally:
             manifest = _write_manifest(doping, table, selection)
     finally:
         filesystem.remove_tree(storage)
-    events.fold(run)
-    run.end(STAGE, seconds=time.monotonic() - start, teacher=doping.teacher_audit)
     return manifest
 
 

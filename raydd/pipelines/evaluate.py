@@ -1,7 +1,6 @@
 """Judging distilled sets: students of every run, protocol, architecture and seed as units of one queue."""
 
 import dataclasses
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -22,6 +21,9 @@ from raydd.pipelines.students import StudentUnit, load_training, resolve_protoco
 from raydd.runtime.execute import run_units
 from raydd.runtime.work import Resources
 from raydd.store import distilled, events, filesystem
+from raydd.store.holder import hold
+from raydd.store.plain import read_json
+from raydd.store.progress import start_work
 from raydd.store.run import PACKAGES, Run, installed_versions
 from raydd.train.protocol import Protocol
 
@@ -68,12 +70,14 @@ def evaluate(options: EvaluateOptions, resources: Resources) -> list[Evaluation]
     for uri in options.run:
         for unit in _units(Run(filesystem.absolute(uri)), val, options):
             groups[unit.run_uri, unit.protocol.name, unit.student].append(unit)
-    try:
-        if todo := [unit for group in groups.values() for unit in group if not unit.is_done()]:
-            _train(todo, options, resources)
-    finally:
-        finished = [[unit for unit in group if unit.is_done()] for group in groups.values()]
-        evaluations = [_merge(group, val) for group in finished if group]
+    todo = [unit for group in groups.values() for unit in group if not unit.is_done()]
+    with hold(*(Run(uri) for uri in sorted({unit.run_uri for unit in todo}))):
+        try:
+            if todo:
+                _train(todo, options, resources)
+        finally:
+            finished = [[unit for unit in group if unit.is_done()] for group in groups.values()]
+            evaluations = [_merge(group, val) for group in finished if group]
     return evaluations
 
 
@@ -82,6 +86,8 @@ def _train(todo: Sequence[StudentUnit], options: EvaluateOptions, resources: Res
     runs = [Run(uri) for uri in sorted({unit.run_uri for unit in todo})]
     for run in runs:
         run.touch("evaluate")
+        count = sum(unit.run_uri == run.uri for unit in todo)
+        start_work(run, "evaluate", total=count, left=count)
     storage = filesystem.join(runs[0].uri, "state", "train")
     try:
         if options.ddp > 1:
@@ -237,7 +243,7 @@ def views_hash(run: Run) -> str:
         raise UserError(
             f"{run.uri} holds no stored views: write them with 'raydd store-labels', or use --labels online"
         )
-    return content_hash(json.loads(filesystem.read_bytes(uri)))
+    return content_hash(read_json(uri))
 
 
 def store_views(run_uri: str, options: RecipeOptions, codec: str) -> int:
@@ -254,5 +260,6 @@ def store_views(run_uri: str, options: RecipeOptions, codec: str) -> int:
     seed = manifest["seed"] if options.first_seed is None else options.first_seed
     normalization = Normalization(tuple(manifest["normalization"]["mean"]), tuple(manifest["normalization"]["std"]))
     views = run.path("distilled", "views")
-    write_views(views, train, protocol, teacher, seed, normalization=normalization, codec=codec, device=device)
+    with hold(run):
+        write_views(views, train, protocol, teacher, seed, normalization=normalization, codec=codec, device=device)
     return sum(filesystem.list_sizes(views).values())

@@ -25,6 +25,8 @@ from raydd.pipelines.request import chosen_classes
 from raydd.runtime.execute import run_units
 from raydd.runtime.work import Context, Resources
 from raydd.store import events, filesystem
+from raydd.store.holder import hold
+from raydd.store.progress import start_unit, start_work
 from raydd.store.run import Run
 from raydd.store.trajectories import ExpertFacts, Experts, discard, has_expert, write_expert, write_index
 from raydd.train.experts import ExpertRecipe, expert_net, measure_snapshots, train_expert
@@ -90,6 +92,7 @@ class ExpertUnit:
 
     def run(self, context: Context) -> None:
         start = time.monotonic()
+        start_unit(Run(self.out), str(self.index))
         how = {"normalization": Normalization(self.facts.mean, self.facts.std), "device": context.device}
         size, classes, split = self.facts.image_size, self.facts.classes, self.facts.measured_on
         snapshots = train_expert(*load_group(self.data, "train", size, classes), self.recipe, self.index, **how)
@@ -137,7 +140,8 @@ def train_many(requests: list[ExpertOptions], resources: Resources) -> list[Expe
     resources.check()
     prepared = [prepare(options) for options in requests]
     if todo := [item for item in prepared if not item.is_done()]:
-        _run(todo, resources)
+        with hold(*(Run(item.out) for item in todo)):
+            _run(todo, resources)
     return [write_index(item.out, item.facts) for item in prepared]
 
 
@@ -145,6 +149,8 @@ def _run(todo: list[Prepared], resources: Resources) -> None:
     """Train what is missing; whatever happens, the indices say what is there."""
     for item in todo:
         item.begin()
+        left = sum(not unit.is_done() for unit in item.units)
+        start_work(Run(item.out), STAGE, total=len(item.units), left=left)
     storage = filesystem.join(todo[0].out, "state", "train")
     try:
         units = [unit for item in todo for unit in item.units]

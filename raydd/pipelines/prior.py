@@ -11,6 +11,8 @@ from raydd.models.prior.writer import read_facts
 from raydd.runtime.execute import run_units
 from raydd.runtime.work import Context, Resources
 from raydd.store import filesystem
+from raydd.store.holder import hold
+from raydd.store.run import Run
 from raydd.train.prior import discard, train_prior
 from raydd.train.prior_recipe import PriorRecipe, preset
 
@@ -88,20 +90,25 @@ def train(options: PriorOptions, resources: Resources) -> dict[str, Any]:
         # Workers may run in another directory; a hub id is no path.
         options = dataclasses.replace(options, autoencoder=filesystem.absolute(options.autoencoder))
     unit = PriorUnit(options)
-    if options.force:
-        discard(options.out)
-    elif unit.is_done():
+    if unit.is_done() and not options.force:
         # Compares the recipe with the one that is there, and refuses another.
         return train_here(options, "cpu")
-    storage = filesystem.join(options.out, "state")
-    if options.ddp > 1:
+    storage = filesystem.join(options.out, "state", "train")
+    with hold(Run(options.out)):
+        if options.force:
+            discard(options.out)
+        _run(unit, resources, storage)
+        filesystem.remove_tree(storage)
+    return read_facts(options.out)
+
+
+def _run(unit: PriorUnit, resources: Resources, storage: str) -> None:
+    if unit.options.ddp > 1:
         from raydd.runtime.ray_ddp import train_together
 
-        train_together(unit, options.ddp, resources, storage, "prior")
+        train_together(unit, unit.options.ddp, resources, storage, "prior")
     else:
         run_units([unit], resources, "prior", storage=storage)
-    filesystem.remove_tree(storage)
-    return read_facts(options.out)
 
 
 def train_here(

@@ -1,13 +1,13 @@
 """What a person asks of a distillation, and the checked job that it becomes."""
 
 import dataclasses
-import json
 from typing import Literal
 
 from raydd.errors import UserError, choose
 from raydd.models.normalization import IMAGENET
 from raydd.pipelines.job import Job, PriorSpec, absolute_if_there, open_teacher, opened
 from raydd.store import filesystem
+from raydd.store.plain import parse_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def read_class_map(uri: str | None) -> tuple[tuple[str, str | int], ...] | None:
     if uri is None:
         return None
     try:
-        pairs = json.loads(filesystem.read_bytes(uri))
+        pairs = parse_json(filesystem.read_bytes(uri))
     except (FileNotFoundError, ValueError) as error:
         raise UserError(
             f"--class-map {uri}: {error}; give a JSON file {{source class: prior class or label}}"

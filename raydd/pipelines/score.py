@@ -16,6 +16,8 @@ from raydd.runtime.stream import ScoreStream
 from raydd.runtime.work import Resources, Ticker
 from raydd.score.table import ScoreConfig, Scorer
 from raydd.store import events, filesystem, scores
+from raydd.store.holder import hold
+from raydd.store.progress import start_work
 from raydd.store.run import SCORES, Run
 
 STAGE = "score"
@@ -131,12 +133,18 @@ def fill_tables(tables: Sequence[Table], resources: Resources) -> None:
 def _fill(group: Sequence[Table], resources: Resources) -> None:
     start = time.monotonic()
     units = group[0].job.source.units(UNIT_ROWS, keys=group[0].scoring.keys)
-    group = [table for table in group if not table.is_done(units)]
+    if group := [table for table in group if not table.is_done(units)]:
+        with hold(*(table.run for table in group)):
+            _make(group, units, start, resources)
+
+
+def _make(group: Sequence[Table], units: Sequence[SourceUnit], start: float, resources: Resources) -> None:
     for table in group:
         table.begin()
     committed = [scores.committed_units(table.run) for table in group]
     todo = [unit for unit in units if not all(unit.name in names for names in committed)]
     if todo:
+        start_work(group[0].run, STAGE, total=sum(unit.n for unit in units), left=sum(unit.n for unit in todo))
         if len(todo) < len(units):
             events.append(group[0].run, "scoring_resumed", done=len(units) - len(todo), left=len(todo))
         _stream(group, todo, resources)

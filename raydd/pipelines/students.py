@@ -26,6 +26,8 @@ from raydd.pipelines.job import opened
 from raydd.pipelines.labels import LabelSource
 from raydd.runtime.work import Context
 from raydd.store import distilled, events, filesystem
+from raydd.store.plain import load_tensors, read_json
+from raydd.store.progress import start_unit
 from raydd.store.run import Run
 from raydd.train.protocol import Protocol
 from raydd.train.sets import TrainSet, ValSet
@@ -78,7 +80,7 @@ class StudentUnit:
         return filesystem.exists(self.uri) and self.read()["identity"] == self.identity
 
     def read(self) -> dict[str, Any]:
-        return json.loads(filesystem.read_bytes(self.uri))
+        return read_json(self.uri)
 
     def run(self, context: Context) -> None:
         self.commit(self.train(context.device))
@@ -86,6 +88,8 @@ class StudentUnit:
     def train(self, device: str, rank: int = 0, world: int = 1) -> StudentResult:
         """Train and test; with `world` > 1 as one rank of an initialized process group."""
         run = Run(self.run_uri)
+        if rank == 0:
+            start_unit(run, self.slug)
         manifest = distilled.read_manifest(run)
         train, steps = load_training(run, manifest, self.protocol)
         mean, std = (tuple(manifest["normalization"][name]) for name in ("mean", "std"))
@@ -145,7 +149,7 @@ def snapshots_at(uri: str) -> Snapshots:
     """Snapshots of one training in one file."""
 
     def load() -> dict[str, torch.Tensor] | None:
-        return safetensors.torch.load(filesystem.read_bytes(uri)) if filesystem.exists(uri) else None
+        return load_tensors(filesystem.read_bytes(uri), uri) if filesystem.exists(uri) else None
 
     def save(tensors: dict[str, torch.Tensor]) -> None:
         filesystem.write_atomic(uri, safetensors.torch.save(tensors))

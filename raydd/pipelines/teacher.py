@@ -12,6 +12,8 @@ from raydd.models.teacher import CONVERGED
 from raydd.runtime.execute import run_units
 from raydd.runtime.work import Context, Resources
 from raydd.store import filesystem
+from raydd.store.holder import hold
+from raydd.store.run import Run
 from raydd.train.teacher import TeacherRecipe, train_teacher
 
 # What a person calls the checkpoints.
@@ -78,14 +80,15 @@ def train(options: TeacherOptions, resources: Resources) -> ModelInfo:
     open_parts(options)
     info = filesystem.join(options.out, CONVERGED + INFO)
     unit = TeacherUnit(options)
-    if options.force:
-        filesystem.remove_tree(info)
-    elif unit.is_done():
+    if unit.is_done() and not options.force:
         # Compares the recipe with the one that is there, and refuses another.
         return train_here(options, "cpu")
-    storage = filesystem.join(options.out, "state")
-    run_units([unit], resources, "teacher", storage=storage)
-    filesystem.remove_tree(storage)
+    storage = filesystem.join(options.out, "state", "train")
+    with hold(Run(options.out)):
+        if options.force:
+            filesystem.remove_tree(info)
+        run_units([unit], resources, "teacher", storage=storage)
+        filesystem.remove_tree(storage)
     return read_info(info)
 
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from raydd.errors import UserError
 from raydd.store import filesystem as files
+from raydd.store.plain import read_json, read_parquet
 from raydd.store.run import Run
 
 # How formats begin; anything else is taken for JPEG. All but PNG and JPEG are originals of doped sets.
@@ -29,6 +30,7 @@ MARKS = {
     "tif": re.compile(rb"II\*\0|MM\0\*"),
     "ppm": re.compile(rb"P[56]\s"),
 }
+_DONE = re.compile(r"label=(\d{1,9})/done\.json")
 ORIGINS = ("synthetic", "real", "mosaic")
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema(
@@ -92,7 +94,13 @@ def content_digest(images: Sequence[DistilledImage]) -> str:
 def done(run: Run, label: int) -> dict[str, Any] | None:
     """The done-marker of a class, or None."""
     uri = files.join(class_dir(run, label), "done.json")
-    return json.loads(files.read_bytes(uri)) if files.exists(uri) else None
+    return read_json(uri) if files.exists(uri) else None
+
+
+def committed_labels(run: Run) -> set[int]:
+    """The labels of all classes whose done-marker is there, from one listing."""
+    paths = files.list_files(run.path("distilled"))
+    return {int(match[1]) for path in paths if (match := _DONE.fullmatch(path))}
 
 
 def is_done(run: Run, label: int, config_hash: str) -> bool:
@@ -105,7 +113,7 @@ def write_manifest(run: Run, classes: Sequence[str], **facts: Any) -> dict[str, 
     """Rewrite dataset.json from the done-markers; the revision grows only when the content changed."""
     markers = {label: marker for label in range(len(classes)) if (marker := done(run, label))}
     uri = run.path("distilled", "dataset.json")
-    old = json.loads(files.read_bytes(uri)) if files.exists(uri) else {"revision": 0, "hashes": {}}
+    old = read_json(uri) if files.exists(uri) else {"revision": 0, "hashes": {}}
     hashes = {classes[label]: marker["hash"] for label, marker in markers.items()}
     manifest = {
         "classes": list(classes),
@@ -123,17 +131,23 @@ def write_manifest(run: Run, classes: Sequence[str], **facts: Any) -> dict[str, 
 
 
 def read_manifest(run: Run) -> dict[str, Any]:
-    """dataset.json; `UserError` if the run holds no distilled set yet."""
+    """dataset.json; `UserError` if the run holds no distilled set yet, or a newer raydd made it."""
     uri = run.path("distilled", "dataset.json")
     if not files.exists(uri):
         raise UserError(f"{run.uri} holds no distilled set: run 'raydd distill METHOD --out {run.uri} ...' first")
-    return json.loads(files.read_bytes(uri))
+    if run.exists():
+        run.read()
+    manifest = read_json(uri)
+    classes = manifest.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{uri} names no classes: restore it, or run the same 'raydd distill' command again")
+    return manifest
 
 
 def read_class(run: Run, label: int) -> list[DistilledImage]:
     """The images of one committed class, in the order they were written."""
-    data = files.read_bytes(files.join(class_dir(run, label), "images.parquet"))
-    rows = pq.ParquetFile(io.BytesIO(data)).read().to_pylist()
+    uri = files.join(class_dir(run, label), "images.parquet")
+    rows = read_parquet(uri, SCHEMA).to_pylist()
     return [
         DistilledImage(
             data=row["image"]["bytes"],

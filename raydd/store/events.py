@@ -10,13 +10,15 @@ import time
 import uuid
 from typing import Any
 
+from raydd.errors import redact
 from raydd.store import filesystem as files
+from raydd.store.plain import parse_json
 from raydd.store.run import Run
 
 
 def append(run: Run, event: str, **facts: Any) -> None:
     """Add one event with the time and the facts (plain JSON values)."""
-    line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}) + "\n"
+    line = redact(json.dumps({"time": round(time.time(), 3), "event": event, **facts})) + "\n"
     if files.is_local(run.uri):
         path = files.absolute(run.path("events.jsonl"))
         files.makedirs(os.path.dirname(path))
@@ -35,32 +37,41 @@ def fold(run: Run) -> None:
     loose = _loose(run)
     if not loose:
         return
-    known = files.read_bytes(run.path("events.jsonl")) if files.exists(run.path("events.jsonl")) else b""
+    known = _folded(run)
     # A fold that was killed before its removals has these lines already.
     seen = set(known.splitlines(keepends=True))
-    fresh = [line for uri in loose if (line := files.read_bytes(uri)) not in seen]
-    files.write_atomic(run.path("events.jsonl"), known + b"".join(fresh))
+    files.write_atomic(run.path("events.jsonl"), known + b"".join(line for line in loose.values() if line not in seen))
     # One by one: an event that arrived meanwhile stays for the next fold.
-    for uri in loose:
-        files.remove_tree(uri)
+    for name in loose:
+        files.remove_tree(run.path("state", "events", name))
 
 
 def read(run: Run) -> list[dict[str, Any]]:
     """All events so far, oldest first; a line cut by a crash is left out."""
-    lines = []
-    if files.exists(run.path("events.jsonl")):
-        lines = files.read_bytes(run.path("events.jsonl")).decode().splitlines()
-    for uri in _loose(run):
-        lines += files.read_bytes(uri).decode().splitlines()
+    # Loose ones first: those that are folded meanwhile are then read twice, and not missed.
+    loose = _loose(run)
+    folded = _folded(run).splitlines()
+    seen = set(folded)
     events = []
-    for line in lines:
+    for line in folded + [line for data in loose.values() for line in data.splitlines() if line not in seen]:
         try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
+            event = parse_json(line)
+        except ValueError:
             continue
+        if isinstance(event, dict):
+            events.append(event)
     return events
 
 
-def _loose(run: Run) -> list[str]:
+def _folded(run: Run) -> bytes:
+    try:
+        return files.read_bytes(run.path("events.jsonl"))
+    except FileNotFoundError:
+        return b""
+
+
+def _loose(run: Run) -> dict[str, bytes]:
+    """The loose events by file name, in order of their times; those that are removed meanwhile are left out."""
     folder = run.path("state", "events")
-    return [files.join(folder, name) for name in files.list_files(folder)]
+    names = files.list_files(folder)
+    return {name: data for name, data in zip(names, files.read_many(folder, names)) if data} if names else {}

@@ -31,6 +31,7 @@ from raydd.store import distilled
 from raydd.store import filesystem as files
 from raydd.store.card import dataset_card
 from raydd.store.distilled import DistilledImage
+from raydd.store.plain import read_json
 from raydd.store.run import Run
 from raydd.store.scores import read_table
 
@@ -95,7 +96,7 @@ def _prepare(out: str, digest: str) -> dict[str, Any] | None:
         return None
     if MARKER not in present:
         raise UserError(f"{out} is not empty and was not made by 'raydd export': choose another --out")
-    marker = json.loads(files.read_bytes(files.join(out, MARKER)))
+    marker = read_json(files.join(out, MARKER))
     if marker["digest"] == digest:
         return marker if marker["complete"] and present >= set(marker["files"]) else None
     if not marker["complete"]:

@@ -152,7 +152,10 @@ def write_atomic(uri: str, data: bytes) -> None:
     fs, path = resolve(uri)
     if scheme(uri) in SINGLE_PUT:
         with translate(uri):
-            fs.pipe_file(path, bytes(data))
+            try:
+                fs.pipe_file(path, bytes(data))
+            except FileNotFoundError as error:
+                raise UserError(f"cannot write {uri}: there is no such bucket; make it, or choose another") from error
         return
     makedirs(uri.rsplit("/", 1)[0] if "/" in uri else ".")
     parent, name = os.path.split(path)
@@ -168,6 +171,33 @@ def write_atomic(uri: str, data: bytes) -> None:
             with contextlib.suppress(Exception):
                 fs.rm_file(temporary)
             raise
+
+
+def create(uri: str, data: bytes) -> bool:
+    """Write a whole new file, making its parents, unless there is one; whether this call made it.
+
+    Of several callers at once only one is told True: on local disks by a hard link, on S3, GCS and Azure by a
+    conditional put. Elsewhere, and on servers that do not know such puts, the place is looked at first, so that two
+    calls within milliseconds may both be told True: who must be sure waits, and reads back. Raises as `write_atomic`.
+    """
+    _refuse_read_only(uri)
+    fs, path = resolve(uri)
+    if is_local(uri):
+        makedirs(uri.rsplit("/", 1)[0] if "/" in uri else ".")
+        with translate(uri):
+            return _create_local(path, data)
+    with translate(uri):
+        try:
+            fs.pipe_file(path, bytes(data), mode="create")
+            return True
+        except FileExistsError:
+            return False
+        except (OSError, TypeError, ValueError, NotImplementedError):
+            # A store that refuses the condition still takes a plain put; one that is down says so again.
+            if fs.exists(path):
+                return False
+    write_atomic(uri, data)
+    return True
 
 
 def remove_tree(uri: str) -> None:
@@ -194,6 +224,33 @@ def _replace_local(path: str, temporary: str, data: bytes) -> None:
             raise
     finally:
         os.close(directory)
+
+
+def _create_local(path: str, data: bytes) -> bool:
+    parent, name = os.path.split(path)
+    temporary = f"{parent}/.{name}{TEMP_MARK}{secrets.token_hex(6)}"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            # Some mounts have no hard links: exclusive, but a reader may see the file while it is still empty.
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+                raise
+            try:
+                with open(path, "xb") as file:
+                    file.write(data)
+            except FileExistsError:
+                return False
+        return True
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
 
 
 def _no_content(uri: str, error: BaseException) -> bytes:

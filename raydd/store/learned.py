@@ -22,6 +22,7 @@ from torch import Tensor
 
 from raydd.errors import UserError
 from raydd.store import filesystem
+from raydd.store.plain import parse_json, safetensors_header
 from raydd.store.run import Run
 
 FOLDER = "learned"
@@ -96,7 +97,7 @@ def read_learned(run: Run, label: int) -> Learned | None:
     with _refused(uri):
         tensors = safetensors.torch.load(data)
         _check(tensors)
-        return Learned(**tensors, facts=_facts(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])))
+        return Learned(**tensors, facts=_facts(safetensors_header(data)))
 
 
 def read_curves(run: Run, label: int) -> Curves | None:
@@ -111,7 +112,7 @@ def read_curves(run: Run, label: int) -> Curves | None:
         length = int.from_bytes(filesystem.read_bytes(uri, 0, 8), "little")
         if length > filesystem.size(uri):
             raise ValueError("cut off")
-        header = json.loads(filesystem.read_bytes(uri, 8, 8 + length))
+        header = parse_json(filesystem.read_bytes(uri, 8, 8 + length))
         # The format sorts by size of dtype: the curves are neighbors, and a file once they have a header of their own.
         spans = {name: header[name]["data_offsets"] for name in CURVES}
         first, last = min(start for start, _ in spans.values()), max(end for _, end in spans.values())
@@ -126,7 +127,7 @@ def read_curves(run: Run, label: int) -> Curves | None:
 
 
 def _facts(header: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(header["__metadata__"][RECORD])
+    return parse_json(header["__metadata__"][RECORD])
 
 
 def _check(tensors: dict[str, Tensor], needed: Iterable[str] = (*CURVES, "latents")) -> None:

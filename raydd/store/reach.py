@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import fsspec
 
-from raydd.errors import UserError, choose
+from raydd.errors import UserError, choose, redact
 
 # A remote failure is known by the package that raised it.
 CLIENTS = frozenset(
@@ -40,10 +40,16 @@ def is_local(uri: str) -> bool:
 def resolve(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Filesystem and path of `uri`, without touching the network.
 
-    Raises `UserError` for a scheme that fsspec does not know or whose package is not installed.
+    Raises `UserError` for a scheme that fsspec does not know or whose package is not installed, and for a URI with a
+    password or a key in it, because URIs are recorded with what was made from them.
     """
     if not uri:
         raise UserError("empty path: expected a directory, a file or a URI such as s3://bucket/name")
+    if redact(uri) != uri:
+        raise UserError(
+            f"{uri} carries a password or a key, and would be written into logs and run.json: take it out, and give "
+            "credentials by the environment (AWS_..., or fsspec's FSSPEC_<SCHEME>_<OPTION>)"
+        )
     protocol = scheme(uri)
     if protocol not in fsspec.available_protocols():
         choose("URI scheme", protocol, COMMON)

@@ -16,12 +16,15 @@ from typing import Any
 
 import raydd
 from raydd.config import content_hash, difference, to_plain
-from raydd.errors import UserError
+from raydd.errors import UserError, redact
 from raydd.store import filesystem as files
+from raydd.store.plain import read_json
 
 PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "numpy", "pillow", "diffusers")
 # Bumped when a reader of an older raydd would misread the files.
 FORMAT = 1
+# What run.json is made of.
+PARTS = ("config", "seeds", "stages")
 # Folders of per-image tables: scores of a classifier, latents of a prior.
 SCORES, LATENTS = TABLES = ("scores", "latents")
 # What --force removes. The revision of a set that is distilled anew starts again at 1, so that its evaluations, which
@@ -53,11 +56,14 @@ class Run:
         """The content of run.json; `UserError` if there is no run here or a newer raydd made it."""
         if not self.exists():
             raise UserError(f"{self.uri} is no raydd run (it has no run.json): give the --out of 'raydd distill'")
-        record = json.loads(files.read_bytes(self.path("run.json")))
-        if record.get("format", FORMAT) > FORMAT:
+        record = read_json(self.path("run.json"))
+        version = record.get("format", FORMAT)
+        if isinstance(version, int) and version > FORMAT:
             raise UserError(
                 f"{self.uri} was made by a newer raydd ({record.get('raydd')}): upgrade this one to read it"
             )
+        if version != FORMAT or not all(isinstance(record.get(part), dict) for part in PARTS):
+            raise UserError(f"{self.path('run.json')} is damaged or no file of raydd's: restore it")
         return record
 
     def begin(self, stage: str, config: Any, *, seed: int, force: bool = False) -> str:
@@ -105,7 +111,7 @@ class Run:
             "format": FORMAT,
             "raydd": raydd.__version__,
             "versions": {"python": platform.python_version(), **installed_versions(PACKAGES)},
-            "command": [part.rsplit("/", 1)[-1] if i == 0 else part for i, part in enumerate(sys.argv)],
+            "command": [part.rsplit("/", 1)[-1] if i == 0 else redact(part) for i, part in enumerate(sys.argv)],
             "config": {},
             "hash": None,
             "seeds": {},

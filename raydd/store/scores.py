@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from raydd.config import content_hash
 from raydd.store import filesystem as files
+from raydd.store.plain import read_json, read_parquet
 from raydd.store.run import Run
 
 _PART = re.compile(r"(?:unit-(?P<unit>[^/]+)\.parquet|empty-(?P<empty>[^/]+)\.json)$")
@@ -46,7 +47,7 @@ def list_dropped(run: Run, name: str, dropped: Sequence[tuple[str, str]]) -> Non
 def read_dropped(run: Run) -> list[tuple[str, str]]:
     """All dropped images as (key, reason), by key."""
     folder = run.path(run.table, "dropped")
-    records = [json.loads(files.read_bytes(files.join(folder, path))) for path in files.list_files(folder)]
+    records = [read_json(files.join(folder, path)) for path in files.list_files(folder)]
     return sorted((key, reason) for record in records for key, reason in record["dropped"])
 
 
@@ -116,5 +117,5 @@ def write_table(uri: str, table: pa.Table) -> None:
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
-    # ParquetFile reads one file as it is; read_table would infer a second, clashing `label` from the folder's name.
-    return pq.ParquetFile(io.BytesIO(files.read_bytes(uri))).read(columns=columns)
+    # One file as it is; Arrow's read_table would infer a second, clashing `label` from the folder's name.
+    return read_parquet(uri, columns=columns)

@@ -21,6 +21,7 @@ import safetensors.torch
 from torch import Tensor
 
 from raydd.store import events, filesystem
+from raydd.store.plain import parse_json, safetensors_header
 from raydd.store.run import Run
 
 RECORD = "raydd"
@@ -63,7 +64,7 @@ def load(run: Run, unit: str, config_hash: str) -> State | None:
     try:
         record = _record(data)
         tensors = safetensors.torch.load(data)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         events.append(run, "state_refused", name=unit, reason=f"cannot be read: {' '.join(str(error).split())[:120]}")
         return None
     if (record["unit"], record["config_hash"]) != (unit, config_hash):
@@ -79,6 +80,4 @@ def delete(run: Run, unit: str) -> None:
 
 
 def _record(data: bytes) -> dict[str, Any]:
-    # The format opens with the header's length (8 bytes, little endian), then the header, a JSON object.
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return json.loads(header["__metadata__"][RECORD])
+    return parse_json(safetensors_header(data)["__metadata__"][RECORD])

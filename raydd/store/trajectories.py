@@ -25,6 +25,7 @@ from torch import Tensor
 from raydd.config import content_hash, to_plain
 from raydd.errors import UserError
 from raydd.store import filesystem
+from raydd.store.plain import parse_json, safetensors_header
 
 INDEX, RECORD = "experts.json", "raydd_expert"
 HEAD_BYTES = 1 << 16  # what one request fetches of a file to read its header, which is seldom longer
@@ -106,7 +107,7 @@ class Experts(ExpertFacts):
             tensors = safetensors.torch.load(data)
             record = _header(data)[RECORD]
             start, differences = tensors["start"], tensors["differences"]
-        except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:120]
             raise UserError(f"{uri} is no expert, or a damaged one ({reason}): remove it and {again}") from error
         if record.get("config_hash") != self.config_hash or differences.shape != (self.epochs, self.parameters):
@@ -190,7 +191,7 @@ def open_experts(uri: str) -> Experts:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"no experts in {uri} (it has no {INDEX}): {remedy}") from error
     try:
-        experts = _experts(uri, json.loads(data))
+        experts = _experts(uri, parse_json(data))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{uri}/{INDEX} does not describe experts ({error}): {remedy}") from error
     if not experts.count:
@@ -244,6 +245,5 @@ def _read_record(uri: str) -> dict[str, Any] | None:
 
 def _header(data: bytes) -> dict[str, Any]:
     """The header of a safetensors file, with our record parsed. Raises `ValueError` or `KeyError` for anything else."""
-    # The format opens with the header's length (8 bytes, little endian), then the header, a JSON object.
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return header | {RECORD: json.loads(header["__metadata__"][RECORD])}
+    header = safetensors_header(data)
+    return header | {RECORD: parse_json(header["__metadata__"][RECORD])}

@@ -1,14 +1,13 @@
 """A half-done training in one safetensors file: tensors, the epochs done, and which training it belongs to."""
 
-import json
 from typing import Protocol
 
 import safetensors.torch
 from torch import Tensor
 
 from raydd.errors import UserError
-from raydd.models.checkpoint import read_weights
 from raydd.store import filesystem
+from raydd.store.plain import load_tensors, safetensors_header
 
 
 class Training(Protocol):
@@ -30,14 +29,17 @@ def save_training(uri: str, training: Training, identity: str) -> None:
 def restore_training(uri: str, training: Training, identity: str) -> bool:
     """Go on from what `save_training` wrote; False if there is nothing. `UserError` if it is of another training."""
     try:
-        header = int.from_bytes(filesystem.read_bytes(uri, 0, 8), "little")
+        data = filesystem.read_bytes(uri)
     except FileNotFoundError:
         return False
-    metadata = json.loads(filesystem.read_bytes(uri, 8, 8 + header)).get("__metadata__", {})
+    try:
+        metadata = safetensors_header(data).get("__metadata__", {})
+    except ValueError as error:
+        raise UserError(f"{uri} is damaged ({error}): remove it to start that training anew") from error
     if metadata.get("identity") != identity:
         raise UserError(
             f"{uri} is a half-done training of another recipe or source: repeat that command to finish it, "
             "choose another --out, or start anew with --force"
         )
-    training.restore(read_weights(uri), int(metadata["epoch"]))
+    training.restore(load_tensors(data, uri), int(metadata["epoch"]))
     return True

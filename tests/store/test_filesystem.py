@@ -257,3 +257,35 @@ def test_http_is_read_only_and_ranges_survive_a_plain_server(tmp_path):
 def test_roots_are_not_removed():
     with pytest.raises(AssertionError):
         files.remove_tree("/")
+
+
+def test_a_file_is_created_once(root):
+    uri = files.join(root, "a", "b")
+    assert files.create(uri, b"first") and not files.create(uri, b"second")
+    assert files.read_bytes(uri) == b"first" and files.list_files(root) == ["a/b"]
+    with pytest.raises(UserError, match="read-only"):
+        files.create("http://127.0.0.1:9/x", b"")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_many_that_create_at_once_one_succeeds(tmp_path, monkeypatch, links):
+    if not links:  # as on a FAT disk
+
+        def no_links(source, target):
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", no_links)
+    made, uri = [], str(tmp_path / "x")
+    start = threading.Barrier(8)
+
+    def create(i: int) -> None:
+        start.wait()
+        made.append(files.create(uri, b"%d" % i) and i)
+
+    threads = [threading.Thread(target=create, args=(i,)) for i in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [i for i in made if i]
+    assert files.read_bytes(uri) == b"%d" % winner and os.listdir(tmp_path) == ["x"]
