@@ -25,15 +25,22 @@ def timed(call: Callable[[], object], repeats: int = 3) -> float:
 
 def timed_together(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Least seconds of each call after a warm-up, taking turns so that drifts of the machine hit all alike."""
-    for call in calls.values():
+    return {name: min(seconds) for name, seconds in timed_rounds(calls, repeats).items()}
+
+
+def timed_rounds(
+    calls: dict[str, Callable[[], object]], repeats: int, now: Callable[[], float] = clock, *, warm: bool = False
+) -> dict[str, list[float]]:
+    """Seconds of each call in every round after a warm-up, unless all is `warm`; in a round all of them take turns."""
+    for call in () if warm else calls.values():
         call()
-    least = dict.fromkeys(calls, float("inf"))
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            start = clock()
+            start = now()
             call()
-            least[name] = min(least[name], clock() - start)
-    return least
+            seconds[name].append(now() - start)
+    return seconds
 
 
 def cpu_name() -> str:
@@ -49,17 +56,21 @@ def machine() -> str:
 
 
 def finish(benchmark: str, **figures: object) -> None:
-    """Append the figures, with machine, versions and command, to results/<benchmark>.jsonl and print them last."""
+    """Append the figures, with machine, versions and command, to results/<benchmark>.jsonl and print them last.
+
+    Of places on this machine only their last part is recorded.
+    """
     record = {k: round(v, 9) if isinstance(v, float) else v for k, v in figures.items()}
-    record |= dict(
+    arguments = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
+    facts = dict(
         torch=torch.__version__,
         cpu=cpu_name(),
         threads=torch.get_num_threads(),
         clock="process_time" if torch.get_num_threads() == 1 else "perf_counter",
-        command=" ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=" ".join(["python", Path(sys.argv[0]).name, *arguments]),
         date=time.strftime("%Y-%m-%d"),
     )
-    line = json.dumps(record)
+    line = json.dumps(record | {k: v for k, v in facts.items() if k not in record})
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / f"{benchmark}.jsonl").open("a") as file:
         file.write(line + "\n")
