@@ -49,6 +49,8 @@ def test_only_missing_shards_are_scored(tmp_path):
     score_source(data, teacher, tmp_path / "run", "ray", ["margin"])
     new = events.read(run)[before:]
     assert [(event["event"], event.get("unit"), event.get("left")) for event in new] == [
+        # In images, then in shards.
+        ("work_started", None, 20),
         ("scoring_resumed", None, 1),
         ("unit_scored", lost.name, None),
     ]
