@@ -114,11 +114,12 @@ class PackUnit:
     def run(self, context: Context) -> None:
         start = time.monotonic()
         run, work = Run(self.job.out), self.work(context)
-        start_unit(run, self.key, [self.job.classes[label] for label in self.left()])
+        left = self.left()
+        start_unit(run, self.key, [self.job.classes[label] for label in left])
         teacher = self.label_teacher.load(context.device) if self.label_teacher else None
-        made = self._build(teacher, work)
+        made = self._build(tuple(left), teacher, work)
         seconds = round((time.monotonic() - start) / len(self.labels), 3)
-        for label in self.left():
+        for label in left:
             images, name = made[label], self.job.classes[label]
             distilled.commit_class(
                 run,
@@ -133,9 +134,10 @@ class PackUnit:
             events.append(run, "class_committed", name=name, images=len(images), seconds=seconds)
         work.delete_state()
 
-    def _build(self, teacher: Teacher | None, work: UnitWork) -> dict[int, list[DistilledImage]]:
+    def _build(
+        self, wanted: tuple[int, ...], teacher: Teacher | None, work: UnitWork
+    ) -> dict[int, list[DistilledImage]]:
         if hasattr(self.method, "build_pack"):
-            wanted = tuple(self.left())
             made = self.method.build_pack(self.job, self.labels, wanted, self.tables, teacher, work)
             return dict(zip(self.labels, made, strict=True))
         (label,) = self.labels

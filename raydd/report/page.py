@@ -71,7 +71,7 @@ def page(results: Sequence[RunResults], title: str) -> Html:
         el(
             "meta",
             http_equiv="Content-Security-Policy",
-            content="default-src 'none'; img-src data:; style-src 'unsafe-inline'",
+            content=POLICY,
         ),
         el("title", title),
         el("style", Html(CSS)),
