@@ -11,7 +11,7 @@ Three questions, each answered in fresh processes that take turns, as medians:
 - memory: peak of the summed PSS of the driver and all processes below it (Ray's daemons, workers, shared memory), for
   ten times more images over that for the images.
 
-    python benchmarks/stream.py [--repeats 3] [--images 8000]
+    python benchmarks/stream.py [--repeats 3] [--images 16000]
 """
 
 import argparse
@@ -224,7 +224,7 @@ def grow(images: int, repeats: int, folder: Path) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--images", type=int, default=8000, help="images of a run of the load `model`")
+    parser.add_argument("--images", type=int, default=16000, help="images of a run of the load `model`")
     parser.add_argument("--measure", nargs=4, metavar=("EXECUTOR", "LOAD", "DATA", "TEACHER"), help=argparse.SUPPRESS)
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -90,8 +90,9 @@ def stream_scores(
     cluster.connect()
     count, each, gpu = cluster.worker_count(resources, len(units))
     # An actor that holds a GPU asks for no CPU (left out, Ray takes one), so that the pool leaves some to read with.
-    # Without GPUs both stages share the CPUs: each asks for half of what it uses, and the system's scheduler balances.
-    cpus = {"read": 1.0, "score": 0.0} if gpu else {"read": each["CPU"] / 2, "score": each["CPU"] / 2}
+    # Without GPUs both stages share the CPUs: actors ask for half of what they use, read tasks for a quarter, so that
+    # two tasks per core wait their turn while others are submitted, and the system's scheduler balances.
+    cpus = {"read": 1.0, "score": 0.0} if gpu else {"read": each["CPU"] / 4, "score": each["CPU"] / 2}
     source = UnitSource(units, stream.size)
     with DataContext.current(_context()), cluster.cause():
         rows = ray.data.read_datasource(source, override_num_blocks=len(units), num_cpus=cpus["read"]).map_batches(
@@ -99,7 +100,8 @@ def stream_scores(
             fn_constructor_args=(stream, resources.threads),
             batch_size=1,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=count),
+            # Two calls at once: one scores, the other commits (`UnitScorer`).
+            compute=ActorPoolStrategy(size=count, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True),
             num_cpus=cpus["score"],
             num_gpus=each.get("GPU"),
         )

@@ -8,6 +8,7 @@ A shard is one Arrow table from beginning to end: it is the unit of work, of ret
 """
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -64,13 +65,15 @@ def decode_unit(unit: SourceUnit, size: int) -> pa.Table:
 
 
 class UnitScorer:
-    """Scores a decoded shard, commits its rows, and returns one row: unit, images, dropped, seconds."""
+    """Scores a decoded shard, commits its rows, and returns one row: unit, images, dropped, seconds.
+
+    Two threads may call it: one scores while the other commits, so that the accelerator does not wait for the storage.
+    """
 
     def __init__(self, size: int, tables: Sequence[tuple[Run, ScoreFunction]]) -> None:
-        self.size, self.tables = size, tables
+        self.size, self.tables, self.scoring = size, tables, threading.Lock()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        start = time.monotonic()
         unit, label, rows = (table[name][0].as_py() for name in ("unit", "unit_label", "unit_rows"))
         # Scores are committed per shard; a split or merged block would commit a part as if it were the whole.
         if table.num_rows != rows or pc.count_distinct(table["unit"]).as_py() != 1:
@@ -78,8 +81,11 @@ class UnitScorer:
         fine = table.filter(pc.is_null(table["error"]))
         broken = table.filter(pc.is_valid(table["error"]))
         dropped = list(zip(broken["key"].to_pylist(), broken["error"].to_pylist()))
-        for run, score in self.tables:
-            scores.commit_unit(run, unit, label, self._score(score, fine), dropped)
+        with self.scoring:
+            start = time.monotonic()
+            made = [self._score(score, fine) for _, score in self.tables]
+        for (run, _), scored in zip(self.tables, made):
+            scores.commit_unit(run, unit, label, scored, dropped)
         return pa.table(
             {
                 "unit": [unit],
