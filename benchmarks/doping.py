@@ -76,7 +76,7 @@ def method(args: argparse.Namespace, name: str) -> Control | Dsco:
     """The two ways in which the smaller part is made."""
     if name == "random":
         return Control("random", ControlConfig(label_teacher="converged"))
-    return Dsco("dsco", dataclasses.replace(PRESETS[args.preset](), steps=args.steps, guidance=args.guidance))
+    return Dsco(args.preset, dataclasses.replace(PRESETS[args.preset](), steps=args.steps, guidance=args.guidance))
 
 
 def ask(args: argparse.Namespace, name: str, ipc: int, seed: int) -> DistillOptions:

@@ -5,6 +5,7 @@ flattened map. Depth by image size in the literature: 3 for 32 px, 4 for 64, 5 f
 side loses its last row and column at the pooling, as there. Inputs have three channels; grey ones are decoded to three.
 """
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raydd.errors import UserError
@@ -31,6 +32,17 @@ class ConvNet(nn.Module):
         return self.classifier(self.features(images).flatten(1))
 
 
+class HalfSize(nn.Module):
+    """The mean of every 2 x 2 pixels: `AvgPool2d(2)`, on CPUs by slices, which takes a third of the time in bf16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return F.avg_pool2d(x, 2)
+        height, width = x.shape[-2] // 2 * 2, x.shape[-1] // 2 * 2
+        rows = x[..., :height:2, :width] + x[..., 1:height:2, :width]
+        return (rows[..., ::2] + rows[..., 1::2]) * 0.25
+
+
 def _block(channels: int, width: int, norm: str) -> nn.Sequential:
     convolution = nn.Conv2d(channels, width, 3, padding=1)
-    return nn.Sequential(convolution, make_norm(norm, width), nn.ReLU(inplace=True), nn.AvgPool2d(2))
+    return nn.Sequential(convolution, make_norm(norm, width), nn.ReLU(inplace=True), HalfSize())
