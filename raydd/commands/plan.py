@@ -8,9 +8,9 @@ from raydd.commands.distill import METHODS, read_request
 from raydd.commands.parsing import console, parse
 from raydd.errors import UserError, choose
 from raydd.evaluate.record import FULL
-from raydd.pipelines.plan import PlanOptions
-from raydd.pipelines.plan import plan as make_plan
-from raydd.pipelines.plan_text import lines
+from raydd.pipelines.plan.make import PlanOptions
+from raydd.pipelines.plan.make import plan as make_plan
+from raydd.pipelines.plan.text import lines
 
 
 @dataclasses.dataclass(frozen=True)

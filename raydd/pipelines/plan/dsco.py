@@ -19,7 +19,7 @@ from raydd.models.prior.base import Prediction, Prior, Schedule
 from raydd.models.prior.step import posterior
 from raydd.pipelines.dsco import Dsco
 from raydd.pipelines.job import Job
-from raydd.pipelines.plan_cost import Amount, Counting, Op, Work, add, batches, times
+from raydd.pipelines.plan.cost import Amount, Counting, Op, Work, add, batches, times
 from raydd.pipelines.prior_samples import PriorSamples
 from raydd.pipelines.synthetic import open_prior
 

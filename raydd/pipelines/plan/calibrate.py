@@ -1,6 +1,6 @@
 """Seconds per row of each operation of a plan: measured here in a bounded time, or read from a file made elsewhere.
 
-An operation is run as the method runs it (`plan_probes.py`), first on one row, then on more until it reaches its usual
+An operation is run as the method runs it (`probes.py`), first on one row, then on more until it reaches its usual
 batch or its share of the time; the median of what follows counts. One call that takes longer than its share is not cut
 off, so the bound is soft where a single forward takes minutes.
 """
@@ -16,9 +16,9 @@ from collections.abc import Callable, Collection, Mapping
 import torch
 
 from raydd.errors import UserError
-from raydd.pipelines import plan_probes, plan_probes_match
-from raydd.pipelines.plan_bench import Bench, Run
-from raydd.pipelines.plan_cost import CPU, KINDS, Op, Work
+from raydd.pipelines.plan import probes, probes_match
+from raydd.pipelines.plan.bench import Bench, Run
+from raydd.pipelines.plan.cost import CPU, KINDS, Op, Work
 from raydd.store import filesystem
 from raydd.store.plain import parse_json
 
@@ -26,7 +26,7 @@ BUDGET_S = 20.0
 GROWTH = 4
 REPEATS = 5
 FORMAT = "raydd calibration 1"
-PROBES = plan_probes.PROBES | plan_probes_match.PROBES
+PROBES = probes.PROBES | probes_match.PROBES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import safetensors.torch
-from pipelines.plan_counter import LOCAL, planned
+from pipelines.plan.plan_counter import LOCAL, planned
 from pipelines.small_ld3m import method as ld3m
 from pipelines.small_ld3m import options as ld3m_options
 from priors import write_tiny_prior
@@ -16,8 +16,8 @@ from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import DistillOptions, distill
 from raydd.pipelines.dsco import Dsco
 from raydd.pipelines.infoutil import InfoUtil
-from raydd.pipelines.plan import PlanOptions
-from raydd.pipelines.plan_bytes import crop_row
+from raydd.pipelines.plan.bytes import crop_row
+from raydd.pipelines.plan.make import PlanOptions
 from raydd.runtime import checkpoints
 from raydd.store import scores
 from raydd.store.run import LATENTS, Run

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from raydd.pipelines.plan import COMMIT_S, GROUP_START_S, STREAM_START_S, Plan
-from raydd.pipelines.plan_bytes import Written
-from raydd.pipelines.plan_cost import CPU, KINDS, Stage, add
+from raydd.pipelines.plan.bytes import Written
+from raydd.pipelines.plan.cost import CPU, KINDS, Stage, add
+from raydd.pipelines.plan.make import COMMIT_S, GROUP_START_S, STREAM_START_S, Plan
 
 SHOWN = 3
 # Numbers of workers that times are told for, beside the one that is planned.

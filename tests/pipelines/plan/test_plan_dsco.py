@@ -1,13 +1,13 @@
 """Counts of noise optimization and of plain samples equal those of tiny distillations."""
 
 import pytest
-from pipelines.plan_counter import calls, done, planned, rows
+from pipelines.plan.plan_counter import calls, done, planned, rows
 from priors import write_tiny_prior
 
 from raydd.distill.dsco.config import DscoConfig
 from raydd.pipelines.distill import DistillOptions
 from raydd.pipelines.dsco import Dsco
-from raydd.pipelines.plan_dsco import target_rows
+from raydd.pipelines.plan.dsco import target_rows
 from raydd.pipelines.prior_samples import PriorConfig, PriorSamples
 
 SMALL = {"steps": 4, "iterations": 3, "rounds": 2, "guidance": 2.0}

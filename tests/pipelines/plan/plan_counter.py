@@ -15,8 +15,8 @@ from raydd.distill.ld3m import along, objective
 from raydd.models.prior.autoencoder import Latents, Pixels
 from raydd.models.prior.opened import OpenedPrior
 from raydd.pipelines.distill import distill
-from raydd.pipelines.plan import Plan, PlanOptions, plan
-from raydd.pipelines.plan_cost import Amount, add
+from raydd.pipelines.plan.cost import Amount, add
+from raydd.pipelines.plan.make import Plan, PlanOptions, plan
 from raydd.runtime.work import Resources
 
 LOCAL = Resources(executor="local")

@@ -19,8 +19,8 @@ from raydd.pipelines.job import Job
 from raydd.pipelines.ld3m import Ld3m
 from raydd.pipelines.ld3m_start import SPARES
 from raydd.pipelines.ld3m_work import matcher_of, packs
-from raydd.pipelines.plan_cost import Amount, Counting, Op, Work, add, batches, reading, times
-from raydd.pipelines.plan_dsco import prior_op
+from raydd.pipelines.plan.cost import Amount, Counting, Op, Work, add, batches, reading, times
+from raydd.pipelines.plan.dsco import prior_op
 from raydd.pipelines.synthetic import open_prior
 
 

@@ -17,7 +17,7 @@ from raydd.models.prior.base import Differentiable
 from raydd.models.teacher import Teacher
 from raydd.pipelines.distill import Method
 from raydd.pipelines.job import Job
-from raydd.pipelines.plan_cost import saving
+from raydd.pipelines.plan.cost import saving
 from raydd.pipelines.synthetic import open_prior
 from raydd.runtime.stream import decode_unit
 

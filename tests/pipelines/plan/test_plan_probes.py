@@ -1,7 +1,7 @@
 """A probe does what it stands for: as many rows of the operation as it says, counted while it runs."""
 
 import pytest
-from pipelines.plan_counter import counting, planned, work_of
+from pipelines.plan.plan_counter import counting, planned, work_of
 from pipelines.small_ld3m import method as ld3m
 from pipelines.small_ld3m import options as ld3m_options
 from priors import write_tiny_prior
@@ -13,9 +13,9 @@ from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import DistillOptions
 from raydd.pipelines.dsco import Dsco
 from raydd.pipelines.infoutil import InfoUtil
-from raydd.pipelines.plan_bench import Bench
-from raydd.pipelines.plan_calibrate import PROBES
-from raydd.pipelines.plan_cost import KINDS
+from raydd.pipelines.plan.bench import Bench
+from raydd.pipelines.plan.calibrate import PROBES
+from raydd.pipelines.plan.cost import KINDS
 
 # What is seen of a row of an operation; the others are seen as their own kind.
 SEEN = {

@@ -4,7 +4,7 @@ import itertools
 import os
 
 import pytest
-from pipelines.plan_counter import LOCAL, planned, work_of
+from pipelines.plan.plan_counter import LOCAL, planned, work_of
 from priors import write_tiny_prior
 
 from raydd.distill.controls import ControlConfig
@@ -13,9 +13,9 @@ from raydd.errors import UserError
 from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import DistillOptions
 from raydd.pipelines.dsco import Dsco
-from raydd.pipelines.plan import COMMIT_S, GROUP_START_S, STREAM_START_S, Plan, PlanOptions, plan
-from raydd.pipelines.plan_calibrate import Calibration, Rate
-from raydd.pipelines.plan_cost import Amount, Op, Part, Stage
+from raydd.pipelines.plan.calibrate import Calibration, Rate
+from raydd.pipelines.plan.cost import Amount, Op, Part, Stage
+from raydd.pipelines.plan.make import COMMIT_S, GROUP_START_S, STREAM_START_S, Plan, PlanOptions, plan
 from raydd.runtime.work import Resources
 
 DENOISE, READ = Op("denoise", "prior a"), Op("read", "8 px")

@@ -17,8 +17,8 @@ from raydd.pipelines.dsco import Dsco
 from raydd.pipelines.infoutil import InfoUtil
 from raydd.pipelines.job import Job
 from raydd.pipelines.ld3m import Ld3m
-from raydd.pipelines.plan_cost import Stage, feature_count, rows_of, saving
-from raydd.pipelines.plan_dsco import net_shape
+from raydd.pipelines.plan.cost import Stage, feature_count, rows_of, saving
+from raydd.pipelines.plan.dsco import net_shape
 from raydd.pipelines.synthetic import open_prior
 
 # Shares of 3 bytes per pixel that an image takes, where none was measured.

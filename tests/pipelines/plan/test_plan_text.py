@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from pipelines.plan_counter import planned, work_of
+from pipelines.plan.plan_counter import planned, work_of
 from priors import write_tiny_prior
 
 from raydd.distill.controls import ControlConfig
@@ -11,9 +11,9 @@ from raydd.distill.dsco.config import DscoConfig
 from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import DistillOptions
 from raydd.pipelines.dsco import Dsco
-from raydd.pipelines.plan import Plan, PlanOptions
-from raydd.pipelines.plan_calibrate import Calibration, Rate
-from raydd.pipelines.plan_text import duration, lines, size
+from raydd.pipelines.plan.calibrate import Calibration, Rate
+from raydd.pipelines.plan.make import Plan, PlanOptions
+from raydd.pipelines.plan.text import duration, lines, size
 from raydd.runtime.work import Resources
 
 

@@ -1,13 +1,13 @@
 """Counts of LD3M equal those of tiny optimizations: forwards, forwards computed again, backwards, matching, reading."""
 
 import pytest
-from pipelines.plan_counter import calls, done, planned, rows
+from pipelines.plan.plan_counter import calls, done, planned, rows
 from pipelines.small_ld3m import PIXELS, SIZE, method, options
 from tiny_networks import tiny_autoencoder, tiny_dit
 
 from raydd.errors import UserError
 from raydd.models.prior.writer import write_pipeline
-from raydd.pipelines.plan_ld3m import kept_steps
+from raydd.pipelines.plan.ld3m import kept_steps
 from raydd.pipelines.request import open_job
 
 KEPT = {"keep_steps": 0}

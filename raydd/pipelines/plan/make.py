@@ -1,7 +1,7 @@
 """`raydd plan`: what a distillation would do, on which machines, how long and how many bytes. It writes no run.
 
 A request is checked exactly as `raydd distill` checks it, what a run already holds is left out, and the rest is counted
-(`plan_cost.py`). Seconds are counts times rates, measured on the spot or on another machine (`plan_calibrate.py`), and
+(`cost.py`). Seconds are counts times rates, measured on the spot or on another machine (`calibrate.py`), and
 added up as the executors would: shards flow through workers while CPUs decode, units are taken longest first.
 
 Guessed (ours, from runtime.md): what committing a part and starting Ray take. Not in the sum: transfers between
@@ -17,18 +17,18 @@ import time
 import torch
 
 from raydd.errors import UserError
-from raydd.pipelines import plan_calibrate
 from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import Method, Prepared, prepare
 from raydd.pipelines.dsco import Dsco
 from raydd.pipelines.infoutil import InfoUtil
 from raydd.pipelines.ld3m import Ld3m
-from raydd.pipelines.plan_bench import Bench
-from raydd.pipelines.plan_bytes import Written, written
-from raydd.pipelines.plan_calibrate import Calibration
-from raydd.pipelines.plan_cost import Counting, Stage, add, count_control, count_infoutil, stages, units_left
-from raydd.pipelines.plan_dsco import count_dsco, count_samples
-from raydd.pipelines.plan_ld3m import count_ld3m, kept_steps
+from raydd.pipelines.plan import calibrate
+from raydd.pipelines.plan.bench import Bench
+from raydd.pipelines.plan.bytes import Written, written
+from raydd.pipelines.plan.calibrate import Calibration
+from raydd.pipelines.plan.cost import Counting, Stage, add, count_control, count_infoutil, stages, units_left
+from raydd.pipelines.plan.dsco import count_dsco, count_samples
+from raydd.pipelines.plan.ld3m import count_ld3m, kept_steps
 from raydd.pipelines.prior_samples import PriorSamples
 from raydd.pipelines.request import DistillOptions
 from raydd.runtime.work import Resources, settle
@@ -122,7 +122,7 @@ def plan(options: DistillOptions, method: Method, resources: Resources, how: Pla
     """Check and count a request, and measure what is needed to tell its time. Raises `UserError` as `distill` does."""
     how.check()
     resources.check()
-    given = plan_calibrate.load(how.calibration) if how.calibration else None
+    given = calibrate.load(how.calibration) if how.calibration else None
     start = time.perf_counter()
     prepared = prepare(options, method)
     checks = time.perf_counter() - start
@@ -135,9 +135,9 @@ def plan(options: DistillOptions, method: Method, resources: Resources, how: Pla
     if given is not None:
         given.check(work)
     elif measured and work:
-        calibration = plan_calibrate.measure(Bench(prepared.job, method, device), work, resources.threads)
+        calibration = calibrate.measure(Bench(prepared.job, method, device), work, resources.threads)
         if how.save_calibration:
-            plan_calibrate.save(calibration, how.save_calibration)
+            calibrate.save(calibration, how.save_calibration)
     if how.save_calibration and not work:
         print("warning: nothing is left to do, so nothing was measured: --save-calibration has no effect")
     if calibration is not None and work:

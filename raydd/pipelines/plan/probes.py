@@ -1,7 +1,7 @@
 """One operation of a plan, run alone with the networks and the switches of the real thing: source, teacher and prior.
 
 A probe is opened once and then called with numbers of rows. Numbers are random where only shapes matter. `*_back` runs
-the forward as well. Those of noise optimization and of matching stand in `plan_probes_match.py`.
+the forward as well. Those of noise optimization and of matching stand in `probes_match.py`.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from raydd.distill.infoutil.crops import crop_boxes
 from raydd.distill.infoutil.mosaic import cut
 from raydd.distill.ld3m.generator import PriorGenerator
 from raydd.keyed import numpy_rng
-from raydd.pipelines.plan_bench import Bench, Run
-from raydd.pipelines.plan_cost import Op, feature_count
+from raydd.pipelines.plan.bench import Bench, Run
+from raydd.pipelines.plan.cost import Op, feature_count
 from raydd.score.game import fold_batchnorm, masked_values
 from raydd.score.gradnorm import GradNorm
 from raydd.score.latents import LatentEncoder

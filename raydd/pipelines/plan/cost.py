@@ -3,7 +3,7 @@
 A stage is a list of parts that run side by side, shards of a stream or units of a queue; a part is amounts of
 operations. Counts follow the code that runs, padding of batches and the checks of a fresh worker included, as if every
 image could be read. Where a count depends on the images themselves it is the most it can be, and the stage's notes say
-so. What methods with a prior do stands in `plan_dsco.py` and `plan_ld3m.py`.
+so. What methods with a prior do stands in `dsco.py` and `ld3m.py`.
 """
 
 import dataclasses

@@ -1,14 +1,14 @@
 """Counts of methods that score the source equal those of tiny distillations; where images decide, they bound them."""
 
 import pytest
-from pipelines.plan_counter import done, planned, rows
+from pipelines.plan.plan_counter import done, planned, rows
 
 from raydd.distill.controls import ControlConfig
 from raydd.distill.infoutil.config import CropConfig, InfoUtilConfig, SelectConfig
 from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import DistillOptions
 from raydd.pipelines.infoutil import InfoUtil
-from raydd.pipelines.plan_cost import Amount, Op, Stage, add, crops_at_most, rows_of, times
+from raydd.pipelines.plan.cost import Amount, Op, Stage, add, crops_at_most, rows_of, times
 
 ALL = {"score_all_windows": True}
 EXACT = {

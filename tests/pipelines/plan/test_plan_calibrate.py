@@ -6,9 +6,9 @@ import json
 import pytest
 
 from raydd.errors import UserError
-from raydd.pipelines import plan_calibrate
-from raydd.pipelines.plan_calibrate import Calibration, Rate, load, save, time_rows
-from raydd.pipelines.plan_cost import Amount, Op
+from raydd.pipelines.plan import calibrate
+from raydd.pipelines.plan.calibrate import Calibration, Rate, load, save, time_rows
+from raydd.pipelines.plan.cost import Amount, Op
 
 DENOISE, READ = Op("denoise", "prior a"), Op("read", "8 px")
 KNOWN = Calibration(
@@ -38,7 +38,7 @@ class Clock:
 
 
 def timed(monkeypatch, clock: Clock, batch: int, seconds: float) -> Rate:
-    monkeypatch.setattr(plan_calibrate, "time", clock)
+    monkeypatch.setattr(calibrate, "time", clock)
     return time_rows(clock.run, batch, seconds, lambda: None)
 
 

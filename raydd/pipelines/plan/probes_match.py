@@ -1,4 +1,4 @@
-"""Probes as in `plan_probes.py` of what is matched: noise optimization's feature net, LD3M's matchers and students."""
+"""Probes as in `probes.py` of what is matched: noise optimization's feature net, LD3M's matchers and students."""
 
 import dataclasses
 import functools
@@ -17,9 +17,9 @@ from raydd.distill.ld3m.trajectory import draw_steps, match_trajectory
 from raydd.keyed import numpy_rng
 from raydd.models.registry import build_model
 from raydd.pipelines.ld3m_work import matcher_of, student_of
-from raydd.pipelines.plan_bench import Bench, Run
-from raydd.pipelines.plan_cost import Op
-from raydd.pipelines.plan_dsco import net_shape
+from raydd.pipelines.plan.bench import Bench, Run
+from raydd.pipelines.plan.cost import Op
+from raydd.pipelines.plan.dsco import net_shape
 from raydd.store.trajectories import open_experts
 
 # A level in the middle of a chain, and updates or student steps per call.
