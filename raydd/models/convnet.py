@@ -33,14 +33,16 @@ class ConvNet(nn.Module):
 
 
 class HalfSize(nn.Module):
-    """The mean of every 2 x 2 pixels: `AvgPool2d(2)`, on CPUs by slices, which takes a third of the time in bf16."""
+    """The mean of every 2 x 2 pixels: `AvgPool2d(2)`, on CPUs by additions, in a third of the time."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return F.avg_pool2d(x, 2)
-        height, width = x.shape[-2] // 2 * 2, x.shape[-1] // 2 * 2
-        rows = x[..., :height:2, :width] + x[..., 1:height:2, :width]
-        return (rows[..., ::2] + rows[..., 1::2]) * 0.25
+        height, width = x.shape[-2] // 2, x.shape[-1] // 2
+        # `unbind`, not slices: their gradients would each be scattered into zeros of full size, and then added.
+        upper, lower = x[..., : 2 * height, : 2 * width].unflatten(-2, (height, 2)).unbind(-2)
+        left, right = (upper + lower).unflatten(-1, (width, 2)).unbind(-1)
+        return (left + right) * 0.25
 
 
 def _block(channels: int, width: int, norm: str) -> nn.Sequential:

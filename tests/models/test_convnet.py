@@ -1,4 +1,4 @@
-"""The pooling of ConvNet-D by slices against torch's own."""
+"""The pooling of ConvNet-D by additions against torch's own."""
 
 import pytest
 import torch
