@@ -14,6 +14,7 @@ from raydd.pipelines import evaluate as evaluating
 from raydd.pipelines.evaluate import EvaluateOptions
 from raydd.pipelines.status import lines, read_status
 from raydd.report.page import write_report
+from raydd.report.scalars import write_scalars
 from raydd.report.tables import print_table
 from raydd.runtime.work import Resources
 from raydd.store import export as exporting
@@ -97,11 +98,16 @@ class Show:
     run: str
     # Print one JSON object instead of lines.
     json: bool = False
+    # Also write the run's numbers so far for TensorBoard into this directory (needs tensorboardX).
+    tensorboard: str | None = None
 
 
 def status(args: list[str]) -> None:
     command = parse(Show, "status", args)
-    found = read_status(Run(filesystem.absolute(command.run)))
+    run = Run(filesystem.absolute(command.run))
+    found = read_status(run)
+    if command.tensorboard is not None:
+        write_scalars(run, filesystem.absolute(command.tensorboard))
     if command.json:
         print(json.dumps(dataclasses.asdict(found), indent=1))
         return

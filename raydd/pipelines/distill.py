@@ -19,6 +19,7 @@ from raydd.pipelines.job import Job, TeacherSpec, audit, check_stage, is_settled
 from raydd.pipelines.labels import STORED, LabelSwitches, choose_label_teacher
 from raydd.pipelines.request import DistillOptions, chosen_classes, open_job
 from raydd.pipelines.score import Scoring, Table, fill_tables, open_table
+from raydd.report.scalars import write_scalars
 from raydd.runtime.checkpoints import UnitWork, open_work
 from raydd.runtime.execute import run_units
 from raydd.runtime.work import Context, Resources
@@ -172,8 +173,10 @@ class Prepared:
 
     def is_done(self) -> bool:
         """Whether nothing is left to do."""
-        settled = not (self.force or self.redo) and is_settled(self.run, STAGE, self.config)
-        return settled and all(unit.is_done() for unit in self.units)
+        if self.force or self.redo or not is_settled(self.run, STAGE, self.config):
+            return False
+        wanted = (label for unit in self.units for label in unit.wanted)
+        return distilled.are_done(self.run, wanted, content_hash(self.config))
 
     def begin(self) -> None:
         """Record the stage; set aside what is to be made again."""
@@ -193,6 +196,7 @@ class Prepared:
     def end(self) -> None:
         """Close the stage."""
         events.fold(self.run)
+        write_scalars(self.run)
         self.run.end(STAGE, seconds=time.monotonic() - self.start, teacher=self.facts["teacher_audit"])
 
 

@@ -18,6 +18,7 @@ from raydd.pipelines.dope_request import STAGE, DopeOptions, Doping, prepare
 from raydd.pipelines.doping_model import DopingModel
 from raydd.pipelines.job import Job, is_settled
 from raydd.pipelines.score import Scoring, Table, feature_scoring, fill_tables, identity, open_table
+from raydd.report.scalars import write_scalars
 from raydd.runtime.execute import run_units
 from raydd.runtime.work import Context, Resources
 from raydd.score.margin import ClarityScorer
@@ -84,6 +85,7 @@ def dope(options: DopeOptions, resources: Resources) -> dict[str, Any]:
         run.begin(STAGE, doping.config, seed=doping.job.seed, force=options.force)
         manifest = _make(doping, resources)
         events.fold(run)
+        write_scalars(run)
         run.end(STAGE, seconds=time.monotonic() - start, teacher=doping.teacher_audit)
     return manifest
 
@@ -112,7 +114,7 @@ def _make(doping: Doping, resources: Resources) -> dict[str, Any]:
 
 def _is_done(doping: Doping) -> bool:
     done = not doping.options.force and is_settled(doping.run, STAGE, doping.config)
-    return done and all(unit.is_done() for unit in _units(doping, None))
+    return done and distilled.are_done(doping.run, range(len(doping.job.classes)), content_hash(doping.config))
 
 
 def _table(doping: Doping) -> Table:
@@ -149,12 +151,11 @@ def _choose(doping: Doping, table: Table) -> Selection:
     )
 
 
-def _units(doping: Doping, selection: Selection | None) -> list[DopedClass]:
-    """A unit per class; without a selection only good for asking whether they are done."""
+def _units(doping: Doping, selection: Selection) -> list[DopedClass]:
+    """A unit per class."""
     digest, method = content_hash(doping.config), doping.config["method"]
-    empty = ((),) * len(doping.job.classes)
     base = doping.base.uri if doping.options.keep else None
-    chosen = zip(*(selection.keys, selection.scores) if selection else (empty, empty))
+    chosen = zip(selection.keys, selection.scores)
     return [
         DopedClass(doping.job, base, label, keys, values, method, digest) for label, (keys, values) in enumerate(chosen)
     ]

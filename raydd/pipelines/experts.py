@@ -22,6 +22,7 @@ from raydd.models.normalization import IMAGENET, Normalization
 from raydd.models.registry import default_students, effective_norm, resolve_arch
 from raydd.pipelines.job import check_stage, is_settled, open_teacher, opened
 from raydd.pipelines.request import chosen_classes
+from raydd.report.scalars import write_scalars
 from raydd.runtime.execute import run_units
 from raydd.runtime.work import Context, Resources
 from raydd.store import events, filesystem
@@ -127,6 +128,7 @@ class Prepared:
 
     def end(self) -> None:
         events.fold(Run(self.out))
+        write_scalars(Run(self.out))
         Run(self.out).end(STAGE)
 
 

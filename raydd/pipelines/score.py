@@ -11,6 +11,7 @@ from raydd.config import content_hash
 from raydd.data.source import SourceUnit
 from raydd.errors import UserError
 from raydd.pipelines.job import Job, check_stage, is_settled
+from raydd.report.scalars import write_scalars
 from raydd.runtime.execute import stream_scores
 from raydd.runtime.stream import ScoreStream
 from raydd.runtime.work import Resources, Ticker
@@ -104,6 +105,7 @@ class Table:
             scores.list_dropped(self.run, "mislabeled", self.job.source.mislabeled)
         dropped = scores.read_dropped(self.run)
         events.fold(self.run)
+        write_scalars(self.run)
         self.run.end(STAGE, images=images, dropped=len(dropped), seconds=round(seconds, 3))
         return dropped
 
@@ -158,12 +160,16 @@ def _make(group: Sequence[Table], units: Sequence[SourceUnit], start: float, res
 def _stream(group: Sequence[Table], todo: Sequence[SourceUnit], resources: Resources) -> None:
     done, total = 0, sum(unit.n for unit in todo)
     ticker = Ticker("scored images", total)
+    log = events.Batch(group[0].run)
 
     def on_unit(row: dict[str, Any]) -> None:
         nonlocal done
         done += row["images"] + row["dropped"]
-        events.append(group[0].run, "unit_scored", **{**row, "seconds": round(row["seconds"], 3)})
+        log.append("unit_scored", **{**row, "seconds": round(row["seconds"], 3)})
         ticker.update(done)
 
     tables = tuple((table.run, table.scoring.load) for table in group)
-    stream_scores(ScoreStream(group[0].size, tables), todo, resources, on_unit)
+    try:
+        stream_scores(ScoreStream(group[0].size, tables), todo, resources, on_unit)
+    finally:
+        log.flush()

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 
 from raydd.errors import UserError
+from raydd.runtime import metrics
 from raydd.runtime._ray_private import configured_resources
 from raydd.runtime.work import Resources, one_line
 
@@ -48,6 +49,7 @@ def connect() -> None:
         _release_actors()
     else:
         _start(os.environ.get("RAY_ADDRESS", LOCAL), debug)
+    metrics.watch()
     if not debug:
         _hush()
 
@@ -67,7 +69,7 @@ def _start(address: str, debug: bool) -> None:
     try:
         with contextlib.nullcontext() if debug else _no_stderr():
             ray.init(address=address, logging_level=level, log_to_driver=debug, **options)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises bare ones too, where a node of its own is late on a busy machine
         if address == LOCAL:
             raise UserError(f"cannot start Ray here: {one_line(error)[:200]}; use --executor local") from error
         raise _cannot_join(address, error) from error

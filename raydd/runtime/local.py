@@ -15,12 +15,13 @@ from raydd.runtime.work import (
     describe,
     raise_unfinished,
     settle,
+    undone,
 )
 
 
 def run_units(units: Sequence[Unit], resources: Resources, what: str, on_event: OnEvent | None = None) -> None:
     """Run every unit that is not done, longest first; raise `Unfinished` at the end if some failed."""
-    todo = sorted((unit for unit in units if not unit.is_done()), key=lambda unit: (-unit.cost, unit.name))
+    todo = sorted(undone(units), key=lambda unit: (-unit.cost, unit.name))
     if not todo:
         return
     context = Context(device=settle(resources.threads))
@@ -34,7 +35,7 @@ def run_units(units: Sequence[Unit], resources: Resources, what: str, on_event: 
             if on_event:
                 on_event(unit, "unit_failed", {"reason": failures[unit.name].reason})
         ticker.update(count - len(failures), f", {len(failures)} failed" if failures else "")
-    raise_unfinished(what, failures, [unit.name for unit in todo if unit.name not in failures and not unit.is_done()])
+    raise_unfinished(what, failures, [unit.name for unit in undone(todo) if unit.name not in failures])
 
 
 def stream_scores(

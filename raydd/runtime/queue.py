@@ -100,6 +100,10 @@ class UnitQueue:
         """Keep a line for the driver to print."""
         self.lines.append(line)
 
+    def progress(self) -> tuple[int, int, int]:
+        """Units finished, units given up, and steps saved; it changes whenever a unit gets on."""
+        return len(self.finished), len(self.failures), self.steps.total()
+
     def failed(self) -> dict[str, Failure]:
         return self.failures
 

@@ -10,6 +10,7 @@ what the autoscaler may add, and goes on smaller after a loss.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import threading
 import time
 import uuid
@@ -20,7 +21,8 @@ import ray
 import ray.train
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raydd.runtime import cluster
+from raydd.errors import UserError
+from raydd.runtime import cluster, metrics
 from raydd.runtime._ray_private import data_parallel_trainer, died_by_itself, is_single_node, preemption_deadline
 from raydd.runtime.queue import UnitQueue
 from raydd.runtime.storage import train_storage
@@ -35,11 +37,13 @@ from raydd.runtime.work import (
     one_line,
     raise_unfinished,
     settle,
+    undone,
 )
 
 POLL_S = 0.5
 # An elastic group restarts as a whole to grow, so it does not look for room too often.
 RESIZE_CHECK_S = 300
+# Failures of the group that are forgiven before it is asked whether its units got on meanwhile.
 MAX_FAILURES = 20
 
 
@@ -50,7 +54,7 @@ def run_units(
 
     `storage` is a directory or URI that all nodes reach, for Ray Train's own state.
     """
-    todo = {unit.name: unit for unit in units if not unit.is_done()}
+    todo = {unit.name: unit for unit in undone(units)}
     if not todo:
         return
     cluster.connect()
@@ -61,22 +65,38 @@ def run_units(
             on_event(todo[name], event, facts)
 
     with open_queue({unit.name: unit.cost for unit in todo.values()}, ticker, on_news) as (name, queue):
-        lost = _fit(name, todo, resources, storage)
+        lost = _fit_on(name, queue, todo, resources, storage)
         failures = ray.get(queue.failed.remote())
     # `fit` returning is no proof: ranks may have returned early. The units' own files are.
-    missing = [name for name, unit in todo.items() if not unit.is_done()]
+    missing = [unit.name for unit in undone(list(todo.values()))]
     failures = {name: failures.get(name, lost) for name in missing if lost or name in failures}
     raise_unfinished(what, failures, [name for name in missing if name not in failures])
 
 
-def _fit(queue: str, todo: dict[str, Unit], resources: Resources, storage: str) -> Failure | None:
-    """Run the worker group to its end; the reason if Ray Train gave it up."""
-    count, each, gpu = cluster.worker_count(resources, len(todo))
+def _fit_on(name: str, queue: Any, todo: dict[str, Unit], resources: Resources, storage: str) -> Failure | None:
+    """Run worker groups until one ends well; the reason if they failed `MAX_FAILURES` times and no unit got on.
+
+    Ray Train counts every failure of a long run together, and on a pool that loses machines often there are many: a
+    run is given up only if they lead nowhere. Each progress is one of finitely many, so this ends.
+    """
+    units = ray.put(todo)
+    for attempt in itertools.count():
+        before = ray.get(queue.progress.remote())
+        lost = _fit(name, f"{name}-{attempt}", units, len(todo), resources, storage)
+        if lost is None or ray.get(queue.progress.remote()) == before:
+            return lost
+
+
+def _fit(
+    queue: str, name: str, units: ray.ObjectRef, places: int, resources: Resources, storage: str
+) -> Failure | None:
+    """Run one worker group, restarted after failures; the reason if Ray Train gave it up."""
+    count, each, gpu = cluster.worker_count(resources, places)
     workers = count if count == 1 or is_single_node() else (1, count)
     trainer = data_parallel_trainer()(
         _rank,
         # By reference: the controller then need not import what units are made of.
-        train_loop_config={"queue": queue, "threads": resources.threads, "units": ray.put(todo)},
+        train_loop_config={"queue": queue, "threads": resources.threads, "units": units},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=gpu,
@@ -84,7 +104,8 @@ def _fit(queue: str, todo: dict[str, Unit], resources: Resources, storage: str) 
             elastic_resize_monitor_interval_s=RESIZE_CHECK_S,
         ),
         run_config=ray.train.RunConfig(
-            name=queue,
+            # Of its own for each group: under a known name Ray would go on with what it kept of the one before.
+            name=name,
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
             **train_storage(storage),
         ),
@@ -93,12 +114,13 @@ def _fit(queue: str, todo: dict[str, Unit], resources: Resources, storage: str) 
         with cluster.cause():
             trainer.fit()
     except ray.train.TrainingFailedError as error:
-        return Failure(f"the workers failed {MAX_FAILURES} times: {one_line(error)[:200]}", describe(error).trace)
+        return Failure(f"the workers failed, and no unit got on: {one_line(error)[:200]}", describe(error).trace)
     return None
 
 
 def _rank(config: dict[str, Any]) -> None:
     """What every worker of the group runs."""
+    metrics.watch()
     queue = ray.get_actor(config["queue"])
     group = ray.util.get_current_placement_group().id.hex()
     worker = ray.get_runtime_context().get_actor_id()
@@ -145,7 +167,10 @@ def open_queue(
             for line in news.lines:
                 ticker.say(line)
             for event in news.events:
-                on_event(*event)
+                try:
+                    on_event(*event)
+                except UserError as error:  # storage that fails for a while must not end the news
+                    ticker.say(f"not recorded: {event[1]} of {event[0]!r}: {error}")
             ticker.update(news.finished, f", {news.failed} failed" if news.failed else "")
 
     def watch() -> None:

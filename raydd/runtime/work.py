@@ -7,6 +7,7 @@ them on CPUs and compute on accelerators. Both run under `--executor ray` and `-
 Torch is imported where it is used: workers that only read and decode start in half the time without it.
 """
 
+import concurrent.futures
 import dataclasses
 import os
 import sys
@@ -53,6 +54,19 @@ class Unit(Protocol):
     def is_done(self) -> bool: ...
 
     def run(self, context: Context) -> None: ...
+
+
+# Fewer units than this are asked one by one, so that most runs need no threads, each with a connection of its own.
+MANY, ASKED_AT_ONCE = 100, 16
+
+
+def undone(units: Sequence[Unit]) -> list[Unit]:
+    """The units that are not done, in order. Many are asked side by side: over a network each answer takes a while."""
+    if len(units) < MANY:
+        return [unit for unit in units if not unit.is_done()]
+    with concurrent.futures.ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        done = pool.map(lambda unit: unit.is_done(), units)
+        return [unit for unit, is_done in zip(units, done, strict=True) if not is_done]
 
 
 # Called in the driver with (unit, event, facts) for what only an executor can see: `unit_failed`, `unit_retried`.

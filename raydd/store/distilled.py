@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from raydd.errors import UserError
 from raydd.store import filesystem as files
-from raydd.store.plain import read_json, read_parquet
+from raydd.store.plain import json_object, read_json, read_parquet
 from raydd.store.run import Run
 
 # How formats begin; anything else is taken for JPEG. All but PNG and JPEG are originals of doped sets.
@@ -30,6 +30,9 @@ MARKS = {
     "tif": re.compile(rb"II\*\0|MM\0\*"),
     "ppm": re.compile(rb"P[56]\s"),
 }
+# Every class file repeats the class names for Hugging Face, so that a set holds them once per class: of 21,841 classes
+# they would take 16 GB. Sets of more classes than this go without, and their label is a plain number there.
+MOST_NAMED = 2000
 _DONE = re.compile(r"label=(\d{1,9})/done\.json")
 ORIGINS = ("synthetic", "real", "mosaic")
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -99,8 +102,27 @@ def done(run: Run, label: int) -> dict[str, Any] | None:
 
 def committed_labels(run: Run) -> set[int]:
     """The labels of all classes whose done-marker is there, from one listing."""
-    paths = files.list_files(run.path("distilled"))
-    return {int(match[1]) for path in paths if (match := _DONE.fullmatch(path))}
+    return set(_marker_paths(run))
+
+
+def done_markers(run: Run) -> dict[int, dict[str, Any]]:
+    """The done-markers of all committed classes by label, ascending: one listing, and many markers at a time."""
+    paths = _marker_paths(run)
+    contents = files.read_many(run.path("distilled"), list(paths.values())) if paths else []
+    markers = {}
+    for (label, path), data in zip(paths.items(), contents, strict=True):
+        # Empty: removed since it was listed, or damaged. Asked for alone, it says which.
+        marker = json_object(data, run.path("distilled", path)) if data else done(run, label)
+        if marker is not None:
+            markers[label] = marker
+    return markers
+
+
+def _marker_paths(run: Run) -> dict[int, str]:
+    found = {
+        int(match[1]): path for path in files.list_files(run.path("distilled")) if (match := _DONE.fullmatch(path))
+    }
+    return dict(sorted(found.items()))
 
 
 def is_done(run: Run, label: int, config_hash: str) -> bool:
@@ -109,9 +131,15 @@ def is_done(run: Run, label: int, config_hash: str) -> bool:
     return marker is not None and marker.get("config_hash") == config_hash
 
 
+def are_done(run: Run, labels: Iterable[int], config_hash: str) -> bool:
+    """Whether all these classes are. One by one, over a network, a thousand would take minutes."""
+    markers = done_markers(run)
+    return all(markers.get(label, {}).get("config_hash") == config_hash for label in labels)
+
+
 def write_manifest(run: Run, classes: Sequence[str], **facts: Any) -> dict[str, Any]:
     """Rewrite dataset.json from the done-markers; the revision grows only when the content changed."""
-    markers = {label: marker for label in range(len(classes)) if (marker := done(run, label))}
+    markers = {label: marker for label, marker in done_markers(run).items() if label < len(classes)}
     uri = run.path("distilled", "dataset.json")
     old = read_json(uri) if files.exists(uri) else {"revision": 0, "hashes": {}}
     hashes = {classes[label]: marker["hash"] for label, marker in markers.items()}
@@ -186,7 +214,7 @@ def _table(label: int, classes: Sequence[str], images: Sequence[DistilledImage])
 
 
 def features(classes: Sequence[str]) -> dict[str, Any]:
-    """The Hugging Face `features` of the schema, so that `datasets` shows images and class names."""
+    """The Hugging Face `features` of the schema: `datasets` shows images and, up to `MOST_NAMED`, names of classes."""
 
     def value(dtype: str) -> dict[str, str]:
         return {"dtype": dtype, "_type": "Value"}
@@ -196,7 +224,7 @@ def features(classes: Sequence[str]) -> dict[str, Any]:
 
     return {
         "image": {"_type": "Image"},
-        "label": {"names": list(classes), "_type": "ClassLabel"},
+        "label": {"names": list(classes), "_type": "ClassLabel"} if len(classes) <= MOST_NAMED else value("int64"),
         "class_name": value("string"),
         "origin": value("string"),
         "source_keys": many(value("string")),

@@ -21,7 +21,7 @@ from typing import BinaryIO
 import fsspec
 
 from raydd.errors import UserError
-from raydd.store.reach import is_local, resolve, scheme, translate
+from raydd.store.reach import GONE, hides_failure, is_local, patiently, resolve, scheme, translate, will_pass
 
 TEMP_MARK = ".tmp-"
 READ_ONLY = frozenset({"http", "https"})
@@ -66,14 +66,14 @@ def read_bytes(uri: str, start: int | None = None, end: int | None = None) -> by
     """Content of a file, or its bytes `start` to `end` (exclusive). Raises `FileNotFoundError`, `Unreachable`."""
     fs, path = resolve(uri)
     with translate(uri):
-        return fs.cat_file(path, start=start, end=end)
+        return patiently(uri, lambda: fs.cat_file(path, start=start, end=end))
 
 
 def open_input(uri: str, *, ahead: bool = False) -> BinaryIO:
     """Seekable binary file; remotely it fetches exactly the ranges asked for, or blocks ahead for walks (`ahead`)."""
     fs, path = resolve(uri)
     with translate(uri):
-        return fs.open(path, "rb", cache_type="readahead" if ahead else "none")
+        return patiently(uri, lambda: fs.open(path, "rb", cache_type="readahead" if ahead else "none"))
 
 
 def read_many(
@@ -81,12 +81,24 @@ def read_many(
 ) -> list[bytes]:
     """Whole files below `uri`, or one byte range of each, in order and concurrently where the filesystem can.
 
-    A file that is gone, or that this machine's disk cannot read, gives b"". A remote place that fails raises
+    A file that is gone, or that this machine's disk cannot read, gives b"". A remote place or a mount that fails raises
     `Unreachable`, so that an outage is never mistaken for broken images.
     """
     fs, path = resolve(uri)
+    contents: list[object] = [None] * len(names)
+
+    def fill() -> None:
+        left = [i for i, content in enumerate(contents) if not isinstance(content, bytes)]
+        first, last = (None if places is None else [places[i] for i in left] for places in (starts, ends))
+        found = fs.cat_ranges([join(path, names[i]) for i in left], first, last, on_error="return")
+        for i, content in zip(left, found, strict=True):
+            contents[i] = content
+        for content in found:
+            if isinstance(content, Exception) and will_pass(content):
+                raise content
+
     with translate(uri):
-        contents = fs.cat_ranges([join(path, name) for name in names], starts, ends, on_error="return")
+        patiently(uri, fill)
     contents = [content if isinstance(content, bytes) else _no_content(uri, content) for content in contents]
     if starts is None or ends is None:
         return contents
@@ -109,7 +121,7 @@ def list_sizes(uri: str) -> dict[str, int]:
     with translate(uri):
         if is_local(uri):
             return _walk_local(path)
-        return _find(fs, path)
+        return patiently(uri, lambda: _find(fs, path))
 
 
 def list_directory(uri: str) -> tuple[list[str], list[str]]:
@@ -117,7 +129,7 @@ def list_directory(uri: str) -> tuple[list[str], list[str]]:
     fs, path = resolve(uri)
     try:
         with translate(uri):
-            entries = fs.ls(path, detail=True)
+            entries = patiently(uri, lambda: fs.ls(path, detail=True))
     except (FileNotFoundError, NotADirectoryError):
         return [], []
     directories, names = set(), set()
@@ -209,6 +221,20 @@ def remove_tree(uri: str) -> None:
         fs.rm(path, recursive=True)
 
 
+def remove_files(uri: str, names: Sequence[str]) -> None:
+    """Remove files below `uri`, many per request where the filesystem can; those that are gone do not matter."""
+    _refuse_read_only(uri)
+    fs, path = resolve(uri)
+    with translate(uri):
+        try:
+            if names:
+                fs.rm([join(path, name) for name in names])
+        except FileNotFoundError:
+            # Some filesystems stop at the first that is gone.
+            for name in names:
+                remove_tree(join(uri, name))
+
+
 def _replace_local(path: str, temporary: str, data: bytes) -> None:
     with open(temporary, "xb") as file:
         file.write(data)
@@ -254,7 +280,7 @@ def _create_local(path: str, data: bytes) -> bool:
 
 
 def _no_content(uri: str, error: BaseException) -> bytes:
-    if is_local(uri) and isinstance(error, OSError):
+    if is_local(uri) and isinstance(error, OSError) and error.errno not in GONE:
         return b""
     try:
         with translate(uri):
@@ -267,7 +293,7 @@ def _info(uri: str) -> dict | None:
     fs, path = resolve(uri)
     try:
         with translate(uri):
-            return fs.info(path)
+            return patiently(uri, lambda: fs.info(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -277,7 +303,7 @@ def _find(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, int]:
     try:
         found = fs.find(path, detail=True)
     except FileNotFoundError as error:
-        if isinstance(error.__cause__, OSError):
+        if hides_failure(error):
             raise
         return {}
     sizes = {}

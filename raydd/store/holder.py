@@ -105,8 +105,12 @@ class Holder:
                 self.mine.append(run)
                 # A created file is proof enough where no server stands between that may not know the condition.
                 unsure += [] if is_local(run.uri) or scheme(run.uri) == "memory" else [run]
+            elif (found := lease.read(run)) is not None and found.owner == self.owner:
+                # A store whose answer was lost is asked a second time, and refuses what it has done.
+                self.mine.append(run)
+                unsure.append(run)
             else:
-                taken.append((run, lease.read(run)))
+                taken.append((run, found))
         self._outlast(taken)
         for run, old in taken:
             self._replace(run, old)
@@ -160,7 +164,9 @@ class Holder:
         if found is not None:
             filesystem.write_atomic(lease.path(run), self._content())
         elif not filesystem.create(lease.path(run), self._content()):
-            raise _refusal(run, lease.read(run))
+            found = lease.read(run)
+            if found is None or found.owner != self.owner:
+                raise _refusal(run, found)
         self.mine.append(run)
 
     def renew(self) -> None:

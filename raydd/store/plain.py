@@ -39,7 +39,11 @@ def parse_json(data: bytes | str) -> Any:
 
 def read_json(uri: str) -> dict[str, Any]:
     """The JSON object in a file. Raises `FileNotFoundError`, or `UserError` for a damaged one."""
-    data = filesystem.read_bytes(uri)
+    return json_object(filesystem.read_bytes(uri), uri)
+
+
+def json_object(data: bytes, uri: str) -> dict[str, Any]:
+    """The JSON object that a file holds. Raises `UserError` for anything else; `uri` names the file."""
     try:
         value = parse_json(data)
     except ValueError as error:

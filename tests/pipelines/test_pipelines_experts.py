@@ -36,7 +36,8 @@ def test_train_twice_then_more(tree, tmp_path):
     experts = train(options(tree, tmp_path), LOCAL)
     assert experts == open_experts(str(out)) and (experts.count, experts.epochs) == (2, 2)
     assert experts.classes == ("0", "1", "2") and experts.measured_on == "val" and len(experts.accuracy) == 3
-    files = {f"expert-{i:05d}.safetensors" for i in range(2)} | {"experts.json", "run.json", "events.jsonl"}
+    files = {f"expert-{i:05d}.safetensors" for i in range(2)}
+    files |= {"experts.json", "run.json", "events.jsonl", "tensorboard"}
     assert names(out) == files
     before = snapshot(out)
     assert train(options(tree, tmp_path), LOCAL) == experts

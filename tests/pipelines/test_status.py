@@ -15,6 +15,7 @@ from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import DistillOptions, distill
 from raydd.pipelines.evaluate import EvaluateOptions, evaluate
 from raydd.pipelines.status import ENDED, LOST, RUNNING, STOPPED, lines, read_status
+from raydd.report import scalars
 from raydd.runtime.work import Resources
 from raydd.store import events, filesystem, lease
 from raydd.store.holder import STALE_S, Holder
@@ -47,6 +48,10 @@ def test_a_finished_run(digits_tree, tmp_path):
     assert "random, IPC 1, seed 0" in text and "3 of 3 classes" in text and "2 of 2 students" in text
     assert "last event: student_trained hard_1-convnet3-" in text
     assert json.loads(done("status", "--run", run.uri, "--json"))["stages"][0]["done"] == 3
+    folder = tmp_path / "board"
+    done("status", "--run", run.uri, "--tensorboard", str(folder))
+    # By default the same is written at the end of each stage.
+    assert (folder / scalars.FILE).read_bytes() == (tmp_path / "run" / scalars.FOLDER / scalars.FILE).read_bytes()
 
 
 def test_a_run_with_a_failed_class(digits_tree, tmp_path):

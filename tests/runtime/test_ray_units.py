@@ -3,7 +3,8 @@
 import pytest
 from toy_units import Steps, toys
 
-from raydd.errors import Unfinished
+from raydd.errors import Unfinished, UserError
+from raydd.runtime import ray_units
 from raydd.runtime.execute import run_units
 from raydd.runtime.queue import MAX_ATTEMPTS
 from raydd.runtime.work import Resources
@@ -74,9 +75,9 @@ def test_a_worker_killed_within_a_unit_costs_the_step_it_was_in(tmp_path):
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     calm.mkdir()
     rough.mkdir()
-    kills = {"a": 5, "b": None, "c": None}
+    kills = {"a": (5,), "b": (), "c": ()}
     run_units([Steps(name, str(calm)) for name in kills], Resources(executor="local"), "steps", storage="")
-    units = [Steps(name, str(rough), kill=kill) for name, kill in kills.items()]
+    units = [Steps(name, str(rough), kills=steps) for name, steps in kills.items()]
     error, events = run(units, tmp_path)
     assert error is None
     assert ("a", "unit_retried", {"crashed": True, "attempts": 1}) in events
@@ -88,6 +89,31 @@ def test_a_worker_killed_within_a_unit_costs_the_step_it_was_in(tmp_path):
     for name in kills:
         assert (rough / f"{name}.bin").read_bytes() == (calm / f"{name}.bin").read_bytes()
     assert not list((rough / "state").glob("*.safetensors"))
+
+
+def test_any_number_of_losses_is_outlived_by_units_that_get_on(tmp_path, monkeypatch):
+    """As on a pool that loses machines often: more failures than are forgiven, each a step further than the last."""
+    monkeypatch.setattr(ray_units, "MAX_FAILURES", 0)
+    unit = Steps("a", str(tmp_path), steps=4, kills=(1, 3))
+    error, events = run([unit], tmp_path, workers=1)
+    assert error is None and unit.computed() == [0, 1, 1, 2, 3, 3]
+    assert [event for _, event, _ in events] == ["unit_retried"] * 2
+
+
+def test_losses_that_lead_nowhere_end_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_units, "MAX_FAILURES", 0)
+    error, _ = run(toys(tmp_path, a="die"), tmp_path, workers=1)
+    assert "toys 'a' failed: the workers failed, and no unit got on: " in str(error)
+
+
+def test_events_that_cannot_be_recorded_are_said_and_end_nothing(tmp_path, capfd):
+    def refuse(unit, event, facts):
+        raise UserError("the store is down")
+
+    units = toys(tmp_path, a="user", b="ok")
+    with pytest.raises(Unfinished, match="toys 'a' failed: this is wrong: do that"):
+        run_units(units, Resources(workers=1), "toys", storage=str(tmp_path / "state"), on_event=refuse)
+    assert "not recorded: unit_failed of 'a': the store is down\n" in capfd.readouterr().out and units[1].is_done()
 
 
 def test_a_package_that_workers_lack_is_reported_at_once(tmp_path, shared_ray):

@@ -1,14 +1,17 @@
 """Executor-free parts: the progress line comes at the right times, errors become one line, resources are checked."""
 
+import dataclasses
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
 from raydd.errors import Unfinished, UserError
 from raydd.runtime.work import (
+    MANY,
     THREAD_VARIABLES,
     Failure,
     Resources,
@@ -16,6 +19,7 @@ from raydd.runtime.work import (
     describe,
     raise_unfinished,
     settle,
+    undone,
 )
 
 
@@ -62,6 +66,22 @@ def test_unfinished_names_the_first_counts_the_others_and_carries_the_traceback(
     assert "the trace" in str(caught.value.__cause__)
     with pytest.raises(Unfinished, match="'c' failed: its worker was lost too often"):
         raise_unfinished("classes", {}, ["c"])
+
+
+@pytest.mark.parametrize("count", [3, 2 * MANY])
+def test_units_that_are_not_done_come_in_order_and_many_do_not_wait_for_each_other(count):
+    @dataclasses.dataclass(frozen=True)
+    class Asked:
+        number: int
+        seconds: float = 0.01
+
+        def is_done(self):
+            time.sleep(self.seconds)
+            return self.number % 3 == 0
+
+    start = time.monotonic()
+    assert [unit.number for unit in undone([Asked(i) for i in range(count)])] == [i for i in range(count) if i % 3]
+    assert time.monotonic() - start < 0.5 * count * 0.01 or count < MANY
 
 
 def test_settle_fixes_threads_of_torch_and_of_libraries_loaded_later(monkeypatch):

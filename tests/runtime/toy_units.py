@@ -50,7 +50,7 @@ class Toy:
 
 @dataclass(frozen=True)
 class Steps:
-    """Computes for `steps` steps, saves after each, and is killed while it computes step `kill`, the first time.
+    """Computes for `steps` steps, saves after each, and is killed while it computes one of `kills` the first time.
 
     Its steps are listed in `<name>.steps` as they are computed; its result is `<name>.bin`.
     """
@@ -58,7 +58,7 @@ class Steps:
     name: str
     folder: str
     steps: int = 8
-    kill: int | None = None
+    kills: tuple[int, ...] = ()
     cost: float = 1.0
 
     def path(self, suffix: str) -> Path:
@@ -85,7 +85,7 @@ class Steps:
                 steps.write(f"{step}\n")
             noise = torch.randn(64, 64, generator=torch_rng("steps", self.name, step))
             x = torch.tanh(x @ noise + noise)
-            if step == self.kill and self.computed().count(step) == 1:
+            if step in self.kills and self.computed().count(step) == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             if step + 1 < self.steps and work.due():
                 work.save_state({"x": x}, step + 1)

@@ -68,6 +68,41 @@ def test_revision_grows_only_with_content(run):
     assert manifest["counts"] == {"zero": 2, "one": 2} and manifest["images"] == 4
 
 
+def test_markers_are_read_together(run, monkeypatch):
+    for label in (10, 2, 0):
+        distilled.commit_class(
+            run, label, [str(i) for i in range(11)], images(label), config_hash="c" if label else "d"
+        )
+    alone = {label: distilled.done(run, label) for label in (0, 2, 10)}
+    with monkeypatch.context() as patch:
+        # Over a network each of these is a request, and a set may have 21,841 classes.
+        patch.setattr(distilled, "done", None)
+        patch.setattr(distilled, "read_json", None)
+        assert distilled.done_markers(run) == alone
+    assert list(distilled.done_markers(run)) == [0, 2, 10]
+    assert distilled.are_done(run, [2, 10], "c")
+    assert not distilled.are_done(run, [0, 2], "c") and not distilled.are_done(run, [2, 3], "c")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]"])
+def test_a_damaged_marker_is_told(run, content):
+    files.write_atomic(files.join(distilled.class_dir(run, 1), "done.json"), content)
+    with pytest.raises(UserError, match=r"label=1/done\.json"):
+        distilled.done_markers(run)
+
+
+def test_a_class_file_does_not_grow_with_very_many_classes(run):
+    for count in (distilled.MOST_NAMED, distilled.MOST_NAMED + 1):
+        names = [f"class {i}" for i in range(count)]
+        distilled.commit_class(run, 1, names, images(1))
+        uri = files.join(distilled.class_dir(run, 1), "images.parquet")
+        told = b"class 1234" in files.read_bytes(uri)
+        assert told == (count == distilled.MOST_NAMED)
+        assert pq.read_table(io.BytesIO(files.read_bytes(uri)))["class_name"].to_pylist() == ["class 1"] * 2
+        assert distilled.features(names)["label"]["_type"] == ("ClassLabel" if told else "Value")
+    assert files.size(uri) < 10_000
+
+
 @pytest.mark.parametrize(
     ("kind", "suffix"),
     [

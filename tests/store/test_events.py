@@ -37,11 +37,49 @@ def test_folding_keeps_order_and_goes_on(run):
     assert files.list_files(run.path("state", "events")) == []
 
 
+def test_a_batch_is_written_together_and_each_event_keeps_its_time(run, monkeypatch):
+    batch = events.Batch(run, every_s=3600)
+    for number in range(3):
+        batch.append("x", number=number)
+    assert numbers(run) == []
+    batch.flush()
+    batch.flush()
+    first = events.read(run)
+    assert [event["number"] for event in first] == [0, 1, 2]
+    if not files.is_local(run.uri):
+        assert len(files.list_files(run.path("state", "events"))) == 1
+    late = events.Batch(run, every_s=0.0)
+    late.append("x", number=3)
+    events.append(run, "x", number=4)
+    assert numbers(run) == [0, 1, 2, 3, 4]
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "remove_files", lambda uri, names: None)
+            events.fold(run)
+        assert numbers(run) == [0, 1, 2, 3, 4]
+
+
+def test_listeners_hear_every_event_once(run, monkeypatch):
+    monkeypatch.setattr(events, "_listeners", [])
+    heard = []
+
+    def listener(event, facts):
+        heard.append((event, facts["number"]))
+
+    events.listen(listener)
+    events.listen(listener)
+    events.append(run, "x", number=0)
+    batch = events.Batch(run, every_s=3600)
+    batch.append("y", number=1)
+    batch.flush()
+    assert heard == [("x", 0), ("y", 1)]
+
+
 def test_a_fold_killed_before_its_removals_repeats_nothing(tmp_path, monkeypatch):
     run = Run(f"memory://{tmp_path}/run")
     events.append(run, "x", number=0)
     with monkeypatch.context() as patch:
-        patch.setattr(files, "remove_tree", lambda uri: None)
+        patch.setattr(files, "remove_files", lambda uri, names: None)
         events.fold(run)
     events.fold(run)
     assert numbers(run) == [0]

@@ -5,12 +5,14 @@ import http.server
 import os
 import threading
 import time
+from typing import ClassVar
 
 import fsspec
 import pytest
 
 from raydd.errors import UserError
 from raydd.store import filesystem as files
+from raydd.store import reach
 from raydd.store.reach import Unreachable, is_local, resolve, scheme, translate
 
 
@@ -289,3 +291,98 @@ def test_of_many_that_create_at_once_one_succeeds(tmp_path, monkeypatch, links):
         thread.join()
     (winner,) = [i for i in made if i]
     assert files.read_bytes(uri) == b"%d" % winner and os.listdir(tmp_path) == ["x"]
+
+
+class Failing(http.server.BaseHTTPRequestHandler):
+    """Serves one file; of each kind of request the first `bad` fail in the given way."""
+
+    bad, way = 0, "503"
+    seen: ClassVar[dict[str, int]] = {}
+
+    def do_GET(self):
+        count = self.seen[self.command] = self.seen.get(self.command, 0) + 1
+        failing = count <= self.bad
+        if failing and self.way == "503":
+            self.send_error(503)
+            return
+        if failing and self.way == "hang up":
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", "10")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(b"0123456789"[: 4 if failing else 10])
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize("way", ["503", "hang up", "cut"])
+def test_an_http_source_that_fails_for_a_while_is_read_whole_and_one_that_stays_down_is_one_line(way, monkeypatch):
+    waited = []
+    monkeypatch.setattr(reach.time, "sleep", waited.append)
+    monkeypatch.setattr(Failing, "way", way)
+    monkeypatch.setattr(Failing, "bad", 2)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        for verb in (
+            lambda: files.read_bytes(f"{uri}/a") == b"0123456789",
+            lambda: files.read_many(uri, ["a", "a"]) == [b"0123456789"] * 2,
+            lambda: files.size(f"{uri}/a") == 10,
+            lambda: files.exists(f"{uri}/a"),
+        ):
+            monkeypatch.setattr(Failing, "seen", {})
+            assert verb()
+        assert waited
+        if way != "cut":
+            monkeypatch.setattr(Failing, "bad", 10**6)
+            for verb in (files.exists, files.read_bytes, files.size, lambda uri: files.read_many(uri, [""])):
+                waited.clear()
+                with pytest.raises(Unreachable, match=f"cannot reach {uri}/a") as error:
+                    verb(f"{uri}/a")
+                assert "\n" not in str(error.value) and waited == list(reach.PAUSES_S)
+        server.shutdown()
+
+
+def test_a_bad_file_is_a_broken_image_and_a_lost_mount_is_not(tmp_path, monkeypatch):
+    files.write_atomic(str(tmp_path / "a"), b"x")
+    local = type(resolve(str(tmp_path))[0])
+
+    def fail(code):
+        def read(*_, **__):
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(local, "cat_file", read)
+
+    fail(errno.EIO)
+    assert files.read_many(str(tmp_path), ["a"]) == [b""]
+    with pytest.raises(Unreachable, match=f"cannot reach {tmp_path}/a .*check its disk or mount"):
+        files.read_bytes(str(tmp_path / "a"))
+    for code in (errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT):
+        fail(code)
+        with pytest.raises(Unreachable, match=f"cannot reach {tmp_path} .*check its disk or mount"):
+            files.read_many(str(tmp_path), ["a"])
+
+
+def test_a_read_only_mount_is_one_line(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(files, "_replace_local", refuse)
+    with pytest.raises(UserError, match=rf"cannot write {tmp_path}/f: it is on a read-only file system; choose"):
+        files.write_atomic(str(tmp_path / "f"), b"x")
+
+
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_named_files_are_removed_whether_or_not_some_are_gone(place, tmp_path):
+    uri = str(tmp_path) if place == "local" else f"memory://{tmp_path}"
+    for name in ("a", "b", "c", "d"):
+        files.write_atomic(files.join(uri, name), b"x")
+    files.remove_files(uri, ["a", "gone", "c"])
+    assert files.list_files(uri) == ["b", "d"]
+    files.remove_files(uri, [])
+    files.remove_files(uri, ["gone"])
+    assert files.list_files(uri) == ["b", "d"]

@@ -343,3 +343,23 @@ def test_a_store_without_conditional_puts_is_settled_by_reading_back(bucket, wor
 def test_a_bucket_that_is_not_there_is_named(bucket):
     with pytest.raises(UserError, match=r"cannot write s3://no-bucket/run/state/lease.json: there is no such bucket"):
         Holder([Run("s3://no-bucket/run")]).acquire()
+
+
+@pytest.mark.parametrize("left", ["nothing", "a dead lease that goes"])
+def test_a_lease_whose_answer_was_lost_is_ones_own(run, world, monkeypatch, left):
+    """The client asks again, and the store refuses to create what the first request has made."""
+    create = filesystem.create
+    if left != "nothing":
+        write(run, foreign(world))
+        world.at(STALE_S / 2, lambda: filesystem.remove_tree(lease.path(run)))
+
+    def answer_lost(uri: str, data: bytes) -> bool:
+        create(uri, data)
+        return False
+
+    monkeypatch.setattr(filesystem, "create", answer_lost)
+    holder = world.holder(run)
+    holder.acquire()
+    assert lease.read(run).owner == holder.owner
+    holder.release()
+    assert lease.read(run) is None
