@@ -167,6 +167,7 @@ def main() -> None:
     for name, show in (("queue", show_queue), ("store", show_store), ("listing", show_listing)):
         if name in args.only:
             figures |= show()
+    reason(figures)
     print()
     finish(
         "scale",
