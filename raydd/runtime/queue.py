@@ -2,7 +2,8 @@
 
 A unit is done when its own files say so, and ranks ask those before they run it; so the queue holds names only, and may
 be lost and rebuilt at any time. It is told who holds which unit, so that after a crash only the unit whose own process
-died is charged with an attempt: its neighbors, which the restart of the group cut short, are innocent. Attempts count
+died is charged with an attempt: its neighbors, which the restart of the group cut short, are innocent. Several groups
+may share it, each in a slot of its own: a new group voids the leases of the one before it in its slot. Attempts count
 crashes since the unit last saved a step further than ever before: a long unit may outlive many crashes, while one that
 dies at the same place each time is given up.
 """
@@ -38,32 +39,35 @@ class UnitQueue:
         self.finished: set[str] = set()
         self.attempts: Counter[str] = Counter()
         self.steps: Counter[str] = Counter()
-        self.leases: dict[str, str] = {}
+        # Per unit, the slot and the worker that hold it.
+        self.leases: dict[str, tuple[int, str]] = {}
         self.todo: list[str] = []
-        self.group: str | None = None
-        self.old_groups: set[str | None] = {None}
+        self.groups: dict[int, str] = {}
+        self.old_groups: set[str] = set()
         self.events: list[tuple[str, str, dict[str, Any]]] = []
         self.lines: list[str] = []
 
-    def take(self, group: str, worker: str) -> str | None:
-        """The next unit for a worker of `group`, or None. A new group voids the leases of the one before."""
-        if group != self.group:
+    def take(self, group: str, worker: str, slot: int = 0) -> str | None:
+        """The next unit for a worker of `group`, or None. A new group voids the leases of the last one in its slot."""
+        if group != self.groups.get(slot):
             if group in self.old_groups:
                 return None  # a worker of a former group, cut off but alive
-            self._regroup(group)
+            self._regroup(group, slot)
         if not self.todo:
             return None
         name = self.todo.pop()
-        self.leases[name] = worker
+        self.leases[name] = (slot, worker)
         return name
 
-    def _regroup(self, group: str) -> None:
-        leases, self.leases = self.leases, {}
-        for name, worker in leases.items():
+    def _regroup(self, group: str, slot: int) -> None:
+        void = {name: worker for name, (holder, worker) in self.leases.items() if holder == slot}
+        for name, worker in void.items():
+            del self.leases[name]
             self._judge(name, worker)
-        self.old_groups.add(self.group)
-        self.group = group
-        left = self.costs.keys() - self.finished - self.failures.keys()
+        if slot in self.groups:
+            self.old_groups.add(self.groups[slot])
+        self.groups[slot] = group
+        left = self.costs.keys() - self.finished - self.failures.keys() - self.leases.keys()
         # Taken from the end: the longest first, and last those that crashed, which may take the group down again.
         self.todo = sorted(left, key=lambda name: (-self.attempts[name], self.costs[name], name))
 

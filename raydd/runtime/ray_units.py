@@ -4,13 +4,15 @@ Units do not talk to each other, so there is no process group; ranks meet once, 
 files say so: a worker may be killed at any time, and a restarted group skips what is done. A unit that fails with an
 error is reported while the others finish; one that kills its process again and again is given up
 (`raydd.runtime.queue`). On a cluster of several nodes the group is elastic: it starts with what is there, grows up to
-what the autoscaler may add, and goes on smaller after a loss.
+what the autoscaler may add, and goes on smaller after a loss. Many workers are several groups (`GROUP_WORKERS`) on
+one queue, because a loss restarts all of its group.
 """
 
 import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import threading
 import time
 import uuid
@@ -43,8 +45,23 @@ from raydd.runtime.work import (
 POLL_S = 0.5
 # An elastic group restarts as a whole to grow, so it does not look for room too often.
 RESIZE_CHECK_S = 300
-# Failures of the group that are forgiven before it is asked whether its units got on meanwhile.
+# The loss of one worker restarts all of its group. With a thousand workers in one, a machine lost every minute or two
+# would cost a quarter of the time (`benchmarks/scale.py`); in groups of this size it costs a sixteenth of that.
+GROUP_WORKERS = 64
+# Failures of a group that are forgiven before it is asked whether its units got on meanwhile.
 MAX_FAILURES = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """The place of one group among `of` that share a queue."""
+
+    number: int
+    of: int
+
+    def share(self, workers: int) -> int:
+        """How many of all workers are this group's, at least one."""
+        return max(1, workers // self.of + (self.number < workers % self.of))
 
 
 def run_units(
@@ -65,7 +82,7 @@ def run_units(
             on_event(todo[name], event, facts)
 
     with open_queue({unit.name: unit.cost for unit in todo.values()}, ticker, on_news) as (name, queue):
-        lost = _fit_on(name, queue, todo, resources, storage)
+        lost = _fit_all(name, queue, todo, resources, storage)
         failures = ray.get(queue.failed.remote())
     # `fit` returning is no proof: ranks may have returned early. The units' own files are.
     missing = [unit.name for unit in undone(list(todo.values()))]
@@ -73,30 +90,56 @@ def run_units(
     raise_unfinished(what, failures, [name for name in missing if name not in failures])
 
 
-def _fit_on(name: str, queue: Any, todo: dict[str, Unit], resources: Resources, storage: str) -> Failure | None:
-    """Run worker groups until one ends well; the reason if they failed `MAX_FAILURES` times and no unit got on.
+def _fit_all(name: str, queue: Any, todo: dict[str, Unit], resources: Resources, storage: str) -> Failure | None:
+    """Run worker groups of at most `GROUP_WORKERS` side by side on one queue; a reason if one of them was given up."""
+    units = ray.put(todo)
+    count, _, _ = cluster.worker_count(resources, len(todo))
+    groups = math.ceil(count / GROUP_WORKERS)
+    slots = [Slot(number, groups) for number in range(groups)]
+    found: list[Failure | None] = [None] * len(slots)
+
+    def fit_on(slot: Slot) -> None:
+        try:
+            found[slot.number] = _fit_on(slot, name, queue, units, len(todo), resources, storage)
+        except Exception as error:  # of a thread: nobody else would tell it
+            found[slot.number] = describe(error)
+
+    # The first in this thread, where Ray hears Ctrl-C; the others end with the process.
+    threads = [threading.Thread(target=fit_on, args=(slot,), daemon=True) for slot in slots[1:]]
+    for thread in threads:
+        thread.start()
+    found[0] = _fit_on(slots[0], name, queue, units, len(todo), resources, storage)
+    for thread in threads:
+        thread.join()
+    return next((failure for failure in found if failure), None)
+
+
+def _fit_on(
+    slot: Slot, name: str, queue: Any, units: ray.ObjectRef, places: int, resources: Resources, storage: str
+) -> Failure | None:
+    """Run groups in a slot until one ends well; the reason if they failed `MAX_FAILURES` times and no unit got on.
 
     Ray Train counts every failure of a long run together, and on a pool that loses machines often there are many: a
     run is given up only if they lead nowhere. Each progress is one of finitely many, so this ends.
     """
-    units = ray.put(todo)
     for attempt in itertools.count():
         before = ray.get(queue.progress.remote())
-        lost = _fit(name, f"{name}-{attempt}", units, len(todo), resources, storage)
+        lost = _fit(slot, name, f"{name}-{slot.number}-{attempt}", units, places, resources, storage)
         if lost is None or ray.get(queue.progress.remote()) == before:
             return lost
 
 
 def _fit(
-    queue: str, name: str, units: ray.ObjectRef, places: int, resources: Resources, storage: str
+    slot: Slot, queue: str, name: str, units: ray.ObjectRef, places: int, resources: Resources, storage: str
 ) -> Failure | None:
     """Run one worker group, restarted after failures; the reason if Ray Train gave it up."""
-    count, each, gpu = cluster.worker_count(resources, places)
+    total, each, gpu = cluster.worker_count(resources, places)
+    count = slot.share(total)
     workers = count if count == 1 or is_single_node() else (1, count)
     trainer = data_parallel_trainer()(
         _rank,
         # By reference: the controller then need not import what units are made of.
-        train_loop_config={"queue": queue, "threads": resources.threads, "units": units},
+        train_loop_config={"queue": queue, "slot": slot.number, "threads": resources.threads, "units": units},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=gpu,
@@ -132,7 +175,7 @@ def _rank(config: dict[str, Any]) -> None:
     except Exception as error:  # a package that is missing here: a new group would miss it too
         ray.get(queue.abort.remote(describe(error)))
         return
-    while (name := ray.get(queue.take.remote(group, worker))) is not None:
+    while (name := ray.get(queue.take.remote(group, worker, config["slot"]))) is not None:
         try:
             if not units[name].is_done():
                 units[name].run(dataclasses.replace(context, advanced=functools.partial(_advance, queue, name)))

@@ -54,6 +54,18 @@ def test_resizes_and_lost_nodes_never_give_a_unit_up():
     assert queue.failures == {}
 
 
+def test_a_new_group_voids_only_the_leases_of_its_own_slot():
+    workers = Workers()
+    queue = UnitQueue({"a": 4.0, "b": 3.0, "c": 2.0, "d": 1.0}, workers.died)
+    assert [queue.take("g1", "w1", 0), queue.take("h1", "v1", 1), queue.take("g1", "w2", 0)] == ["a", "b", "c"]
+    workers.crashed |= {"w1", "v1"}
+    # The crash of w1 restarts slot 0: its units come again, the charged one last, and b stays with the other slot.
+    assert [queue.take("g2", f"w{i}", 0) for i in range(3, 7)] == ["c", "d", "a", None]
+    assert queue.attempts == {"a": 1, "c": 0}
+    assert queue.take("g1", "w2", 0) is None and queue.take("h1", "v2", 1) is None
+    assert queue.take("h2", "v3", 1) == "b" and queue.attempts["b"] == 1
+
+
 def test_a_crash_that_cannot_be_judged_counts():
     queue = UnitQueue({"a": 1.0}, lambda worker: None)
     for group in range(MAX_ATTEMPTS):

@@ -1,12 +1,13 @@
 """Units on Ray Train: all are done whatever the number of workers, and every way of failing is reported, not fatal."""
 
 import pytest
-from toy_units import Steps, toys
+from toy_units import Steps, Toy, toys
 
 from raydd.errors import Unfinished, UserError
 from raydd.runtime import ray_units
 from raydd.runtime.execute import run_units
 from raydd.runtime.queue import MAX_ATTEMPTS
+from raydd.runtime.ray_units import Slot
 from raydd.runtime.work import Resources
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
@@ -98,6 +99,22 @@ def test_any_number_of_losses_is_outlived_by_units_that_get_on(tmp_path, monkeyp
     error, events = run([unit], tmp_path, workers=1)
     assert error is None and unit.computed() == [0, 1, 1, 2, 3, 3]
     assert [event for _, event, _ in events] == ["unit_retried"] * 2
+
+
+def test_a_loss_restarts_its_own_group_only(tmp_path, monkeypatch):
+    """Two groups of one worker on one queue; one dies once, and the other is not disturbed."""
+    monkeypatch.setattr(ray_units, "GROUP_WORKERS", 1)
+    units = [Toy("once", str(tmp_path), "die once", cost=2.0), Toy("calm", str(tmp_path), cost=2.0, seconds=15.0)]
+    error, events = run([*units, *toys(tmp_path, a="ok", b="ok")], tmp_path)
+    assert error is None and [unit.tries for unit in units] == [2, 1]
+    assert events == [("once", "unit_retried", {"crashed": True, "attempts": 1})]
+
+
+def test_workers_are_dealt_to_groups_evenly():
+    for workers, groups in ((130, 3), (64, 1), (5, 2)):
+        shares = [Slot(number, groups).share(workers) for number in range(groups)]
+        assert sum(shares) == workers and max(shares) - min(shares) <= 1
+    assert Slot(2, 3).share(1) == 1
 
 
 def test_losses_that_lead_nowhere_end_the_run(tmp_path, monkeypatch):
