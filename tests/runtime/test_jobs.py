@@ -128,3 +128,27 @@ def test_a_preset_runs_and_goes_on_and_fails_in_one_line(head, digits_teacher, t
     assert code != 0
     assert [text for text in lines if text.startswith("raydd: ") and "nowhere does not exist" in text]
     assert "Traceback" not in log
+
+
+@pytest.mark.timeout(600)
+def test_a_stopped_job_leaves_a_run_that_goes_on(head, digits_teacher, tmp_path):
+    environment, address = head
+    options = "--size 16 --factor 1 --ipc 1 --students convnet3 --protocol noaug:quick --seeds 1 --no-flip"
+    line = f"jobs/infoutil_in1k.py --data digits --out {tmp_path} --teacher {digits_teacher} {options}"
+    begin = f"job submit --address {address} --working-dir {ROOT} --no-wait --submission-id stopped -- {sys.executable}"
+    subprocess.run([RAY, *begin.split(), *line.split()], env=environment, check=True, capture_output=True)
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.rglob("done.json")):
+        assert time.monotonic() < deadline, "no class was committed"
+        time.sleep(0.2)
+    stop = f"job stop --address {address} stopped"
+    told = subprocess.run([RAY, *stop.split()], env=environment, capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0 and "stopped" in told.stdout, told.stdout + told.stderr
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("done.json")}
+    assert before and not (tmp_path / "report.html").exists()
+
+    code, lines, log = submit(head, line)
+    assert code == 0, log
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("done.json")}
+    assert len(after) == 30 and before.items() <= after.items()
+    assert any(text.startswith("students: 3/3") for text in lines) and (tmp_path / "report.html").exists()
