@@ -90,12 +90,16 @@ def stream_scores(
     cluster.connect()
     count, each, gpu = cluster.worker_count(resources, len(units))
     # An actor that holds a GPU asks for no CPU (left out, Ray takes one), so that the pool leaves some to read with.
-    # Without GPUs both stages share the CPUs: actors ask for half of what they use, read tasks for a quarter, so that
-    # two tasks per core wait their turn while others are submitted, and the system's scheduler balances.
+    # Without GPUs both stages share the CPUs: actors ask for half of what they use and read tasks for a quarter, so that
+    # one more of these runs than there are cores while another is submitted, and the system's scheduler balances.
     cpus = {"read": 1.0, "score": 0.0} if gpu else {"read": each["CPU"] / 4, "score": each["CPU"] / 2}
+    most = None if gpu else count + 1
     source = UnitSource(units, stream.size)
     with DataContext.current(_context()), cluster.cause():
-        rows = ray.data.read_datasource(source, override_num_blocks=len(units), num_cpus=cpus["read"]).map_batches(
+        decoded = ray.data.read_datasource(
+            source, override_num_blocks=len(units), num_cpus=cpus["read"], concurrency=most
+        )
+        rows = decoded.map_batches(
             ScoreActor,
             fn_constructor_args=(stream, resources.threads),
             batch_size=1,
