@@ -90,8 +90,8 @@ def stream_scores(
     cluster.connect()
     count, each, gpu = cluster.worker_count(resources, len(units))
     # An actor that holds a GPU asks for no CPU (left out, Ray takes one), so that the pool leaves some to read with.
-    # Without GPUs both stages share the CPUs: actors ask for half of what they use and read tasks for a quarter, so that
-    # one more of these runs than there are cores while another is submitted, and the system's scheduler balances.
+    # Without GPUs both stages share the CPUs: actors ask for half of what they use and read tasks for a quarter. One
+    # more of these runs than there are cores, so that none waits for the next to be submitted; many more make Ray warn.
     cpus = {"read": 1.0, "score": 0.0} if gpu else {"read": each["CPU"] / 4, "score": each["CPU"] / 2}
     most = None if gpu else count + 1
     source = UnitSource(units, stream.size)
