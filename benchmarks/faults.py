@@ -40,6 +40,7 @@ os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_TRAIN_WORKER_GROUP_START_TIMEOU
 import ray
 import torch
 from machine import finish, machine
+from processes import processes
 from ray.cluster_utils import Cluster
 
 from raydd.keyed import numpy_rng
@@ -91,14 +92,8 @@ class Machines:
     def workers(self) -> list[int]:
         """Processes that compute: children of our raylets, by Ray's titles for them."""
         raylets = {node.all_processes["raylet"][0].process.pid for node in self.nodes}
-        found = []
-        for folder in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                title = (folder / "cmdline").read_bytes()
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent in raylets and title.startswith((b"ray::RayTrainWorker", b"ray::MapWorker")):
-                    found.append(int(folder.name))
-        return sorted(found)
+        compute = ("ray::RayTrainWorker", "ray::MapWorker")
+        return sorted(p.pid for p in processes().values() if p.parent in raylets and p.title.startswith(compute))
 
 
 class Chaos:

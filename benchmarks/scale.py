@@ -7,7 +7,7 @@ bound of what that many machines would give.
 
 - efficiency: (sum of the sleeps / workers, or the longest) over the time from the first unit's begin to the last one's
   commit. Starting the group is told apart. In the row with losses one worker is killed after a quarter of the time and
-  a node with a quarter of the workers is lost after half of it; the ideal then counts the workers that are left;
+  a node with a quarter of the workers is lost after half of it, once all are back; the ideal then counts those left;
 - gap: between a commit and the next unit of the same worker, which is two answers of the queue and a look at the store;
 - queue: `take` at the rate of 1,000 GPUs with units of a minute each, and how many per second the actor carries;
 - store: restart with everything done, by the whole command; manifest; memory of the driver; the same over a network
@@ -27,6 +27,8 @@ from pathlib import Path
 import ray
 import torch
 from machine import finish, machine
+
+from raydd.runtime.ray_units import GROUP_WORKERS
 
 HERE = Path(__file__).parent
 # Classes and mean seconds of sleep by workers: most of a minute for each row.
@@ -134,14 +136,11 @@ def reason(figures: dict) -> None:
         carried = figures["queue_flat_per_s"]
         print("\n1,000 GPUs")
         print(f"  queue: units of a minute are {1000 / 60:.0f} per second; it carries {carried:.0f}")
-    if "back_after_kill_s" in figures:
-        back, every = figures["back_after_kill_s"], 3.6 / LOST_PER_HOUR
-        print(
-            f"  losses: {LOST_PER_HOUR:.0%} of the machines per hour are one every {every:.0f} s, and each restarts the"
-        )
-        print(
-            f"    group ({back:.0f} s here), {min(1, back / every):.0%} of the time; 10 % at {100 * every / back:.0f}"
-        )
+    if "back_after_node_s" in figures:
+        back, every = figures["back_after_node_s"], 3600 / LOST_PER_HOUR
+        together, apart = back * 1000 / every, back * GROUP_WORKERS / every
+        print(f"  losses: a machine lasts {every / 3600:.0f} h, and its loss costs its group {back:.0f} s:")
+        print(f"    {together:.0%} of the time were all 1,000 in one group, {apart:.1%} with {GROUP_WORKERS} in each")
     if "listing_peak_bytes" in figures:
         shards = 1e9 / 256
         memory, sent = 1e9 * figures["listing_peak_bytes"], shards * figures["listing_unit_bytes"]

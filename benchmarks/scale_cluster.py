@@ -26,6 +26,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import ray
+from processes import descendants, peak_mb
 
 from raydd.keyed import hash64, numpy_rng
 from raydd.runtime import cluster
@@ -39,6 +40,8 @@ CONFIG = "sleep"
 # Sizes of classes: log-normal with this deviation, as class counts of ImageNet-21k are about.
 SKEW = 0.7
 NODES = 4
+# Workers of a group begin within so many seconds of each other.
+SETTLED_S = 5.0
 # It leaves at once, because Ray Train looks for tensors in reports where torch is loaded.
 STANDIN = """
 import sys
@@ -172,7 +175,7 @@ def guarded(units: list[Sleep], folder: Path, errors: list[BaseException]) -> No
 
 
 def lose_some(run: Run, thread: threading.Thread, nodes: list, ideal: float) -> dict[str, float]:
-    """Kill a worker after a quarter of the time, and a node after half of it; when that was."""
+    """Kill a worker after a quarter of the time, and a node after half of it, or once all are back; when that was."""
     at = {}
     first = wait_for(run, thread, lambda log: min((e["time"] for e in log if "pid" in e), default=None))
     while time.time() < first + ideal / 4:
@@ -181,7 +184,8 @@ def lose_some(run: Run, thread: threading.Thread, nodes: list, ideal: float) -> 
     os.kill(pids[hash64("scale", "worker") % len(pids)], signal.SIGKILL)
     at["worker"] = time.time()
     at["worker_back"] = wait_for(run, thread, lambda log: first_of_others(log, pids))
-    while time.time() < first + ideal / 2:
+    # Not while the group still starts again: those that are about to begin would be taken for the ones that come back.
+    while time.time() < max(first + ideal / 2, at["worker_back"] + SETTLED_S):
         time.sleep(0.1)
     lose = nodes[hash64("scale", "node") % len(nodes)]
     pids = sorted({e["pid"] for e in events.read(run) if e["event"] == "unit_started"})
@@ -216,45 +220,9 @@ def gaps_of(done: list[dict]) -> Iterator[float]:
             yield after["began"] - before["committed"]
 
 
-def peak_mb(pid: int) -> float:
-    """The most memory that a process ever had resident, in MB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1000
-
-
 def controller_seconds() -> float:
     """CPU seconds of the Train controllers that descend from this process."""
-    return sum(sum(p.cpu_times()[:2]) for p in descendants() if "TrainController" in p.title)
-
-
-@dataclasses.dataclass(frozen=True)
-class Process:
-    """A process of ours: its title, as Ray sets it, and its CPU seconds."""
-
-    pid: int
-    title: str
-
-    def cpu_times(self) -> list[float]:
-        with contextlib.suppress(OSError, IndexError):
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-            return [int(ticks) / os.sysconf("SC_CLK_TCK") for ticks in fields[11:13]]
-        return [0.0]
-
-
-def descendants() -> Iterator[Process]:
-    """Living processes below this one."""
-    parents, titles = {}, {}
-    for place in Path("/proc").iterdir():
-        if place.name.isdecimal():
-            with contextlib.suppress(OSError):
-                parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-                titles[int(place.name)] = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    for pid in parents:
-        above = pid
-        while above in parents and above != os.getpid():
-            above = parents[above]
-        if above == os.getpid() and pid != above:
-            yield Process(pid, titles.get(pid, ""))
+    return sum(process.cpu_s for process in descendants() if "TrainController" in process.title)
 
 
 class Client:

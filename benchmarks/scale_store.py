@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.memory import MemoryFileSystem
-from scale_cluster import peak_mb
+from processes import peak_mb
 
 from raydd.data import imagefolder
 from raydd.data.listing import fingerprint

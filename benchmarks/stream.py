@@ -34,6 +34,7 @@ import ray
 import torch
 from machine import finish, machine
 from PIL import Image
+from processes import descendants
 
 from raydd.data.digits import CLASSES
 from raydd.data.source import open_source, open_validation
@@ -154,25 +155,13 @@ class Peak(threading.Thread):
 
 def summed_pss() -> int:
     """Bytes of this process and all below it (Linux); shared pages count once."""
-    below, waiting, total = _children(), [os.getpid()], 0
-    while waiting:
-        process = waiting.pop()
-        waiting += below.get(process, [])
+    total = 0
+    for process in (os.getpid(), *(below.pid for below in descendants())):
         # A process that has just ended has no file, or an empty one.
         with contextlib.suppress(OSError):
             lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
             total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total
-
-
-def _children() -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            # The name, in parentheses, may hold spaces; the parent is the second field behind it.
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            found.setdefault(parent, []).append(int(path.parent.name))
-    return found
 
 
 def in_process(*arguments: str) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from typing import Literal
 
 import tyro
@@ -106,8 +107,9 @@ def status(args: list[str]) -> None:
     command = parse(Show, "status", args)
     run = Run(filesystem.absolute(command.run))
     found = read_status(run)
-    if command.tensorboard is not None:
-        write_scalars(run, filesystem.absolute(command.tensorboard))
+    if command.tensorboard is not None and write_scalars(run, filesystem.absolute(command.tensorboard)) is None:
+        # Beside the answer, which may be JSON for a program.
+        print("warning: nothing written for TensorBoard: no numbers yet, or no tensorboardX", file=sys.stderr)
     if command.json:
         print(json.dumps(dataclasses.asdict(found), indent=1))
         return

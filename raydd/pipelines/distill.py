@@ -15,11 +15,10 @@ from raydd.distill.controls import ControlConfig
 from raydd.distill.encode import resolve_codec
 from raydd.evaluate.record import FULL
 from raydd.models.teacher import Teacher
-from raydd.pipelines.job import Job, TeacherSpec, audit, check_stage, is_settled
+from raydd.pipelines.job import Job, TeacherSpec, audit, check_stage, close_log, is_settled
 from raydd.pipelines.labels import STORED, LabelSwitches, choose_label_teacher
 from raydd.pipelines.request import DistillOptions, chosen_classes, open_job
 from raydd.pipelines.score import Scoring, Table, fill_tables, open_table
-from raydd.report.scalars import write_scalars
 from raydd.runtime.checkpoints import UnitWork, open_work
 from raydd.runtime.execute import run_units
 from raydd.runtime.work import Context, Resources
@@ -195,8 +194,7 @@ class Prepared:
 
     def end(self) -> None:
         """Close the stage."""
-        events.fold(self.run)
-        write_scalars(self.run)
+        close_log(self.run)
         self.run.end(STAGE, seconds=time.monotonic() - self.start, teacher=self.facts["teacher_audit"])
 
 

@@ -16,9 +16,8 @@ from raydd.distill.doping import Selection, select
 from raydd.errors import UserError
 from raydd.pipelines.dope_request import STAGE, DopeOptions, Doping, prepare
 from raydd.pipelines.doping_model import DopingModel
-from raydd.pipelines.job import Job, is_settled
+from raydd.pipelines.job import Job, close_log, is_settled
 from raydd.pipelines.score import Scoring, Table, feature_scoring, fill_tables, identity, open_table
-from raydd.report.scalars import write_scalars
 from raydd.runtime.execute import run_units
 from raydd.runtime.work import Context, Resources
 from raydd.score.margin import ClarityScorer
@@ -84,8 +83,7 @@ def dope(options: DopeOptions, resources: Resources) -> dict[str, Any]:
     with hold(run):
         run.begin(STAGE, doping.config, seed=doping.job.seed, force=options.force)
         manifest = _make(doping, resources)
-        events.fold(run)
-        write_scalars(run)
+        close_log(run)
         run.end(STAGE, seconds=time.monotonic() - start, teacher=doping.teacher_audit)
     return manifest
 

@@ -16,9 +16,9 @@ from raydd.evaluate.views import RECORD, write_views
 from raydd.models.normalization import Normalization
 from raydd.models.registry import default_students, resolve_arch
 from raydd.models.teacher import Teacher
+from raydd.pipelines.job import close_log
 from raydd.pipelines.labels import STORED, label_form, label_source, recorded_teacher
 from raydd.pipelines.students import StudentUnit, load_training, resolve_protocol
-from raydd.report.scalars import write_scalars
 from raydd.runtime.execute import run_units
 from raydd.runtime.work import Resources
 from raydd.store import distilled, events, filesystem
@@ -97,8 +97,7 @@ def _train(todo: Sequence[StudentUnit], options: EvaluateOptions, resources: Res
             run_units(todo, resources, "students", storage=storage, on_event=_record)
     finally:
         for run in runs:
-            events.fold(run)
-            write_scalars(run)
+            close_log(run)
             done = [unit for unit in todo if unit.run_uri == run.uri and unit.is_done()]
             run.end("evaluate", students=len(done), seconds=sum(unit.read()["seconds"] for unit in done))
         filesystem.remove_tree(storage)

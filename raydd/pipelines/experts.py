@@ -20,9 +20,8 @@ from raydd.errors import UserError
 from raydd.keyed import smallest
 from raydd.models.normalization import IMAGENET, Normalization
 from raydd.models.registry import default_students, effective_norm, resolve_arch
-from raydd.pipelines.job import check_stage, is_settled, open_teacher, opened
+from raydd.pipelines.job import check_stage, close_log, is_settled, open_teacher, opened
 from raydd.pipelines.request import chosen_classes
-from raydd.report.scalars import write_scalars
 from raydd.runtime.execute import run_units
 from raydd.runtime.work import Context, Resources
 from raydd.store import events, filesystem
@@ -127,8 +126,7 @@ class Prepared:
         Run(self.out).begin(STAGE, self.config, seed=self.seed)
 
     def end(self) -> None:
-        events.fold(Run(self.out))
-        write_scalars(Run(self.out))
+        close_log(Run(self.out))
         Run(self.out).end(STAGE)
 
 

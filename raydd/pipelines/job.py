@@ -19,6 +19,8 @@ from raydd.models.audit import measure_teacher, verdict
 from raydd.models.prior.base import Prior
 from raydd.models.prior.pipeline import load_prior
 from raydd.models.teacher import Teacher, check_classes, load_teacher
+from raydd.report.scalars import write_scalars
+from raydd.store import events
 from raydd.store import filesystem as files
 from raydd.store.run import Run
 
@@ -175,6 +177,12 @@ def check_stage(run: Run, stage: str, config: Any, force: bool) -> None:
             f"{run.uri} holds a {stage} stage of another configuration ({'; '.join(difference(known, config))}): "
             "choose another --out, or --force (without --classes) to start it anew"
         )
+
+
+def close_log(run: Run) -> None:
+    """At the end of a stage: fold the run's events into one file, and write what they tell in numbers."""
+    events.fold(run)
+    write_scalars(run)
 
 
 def is_settled(run: Run, stage: str, config: Any) -> bool:

@@ -10,8 +10,7 @@ from typing import Any
 from raydd.config import content_hash
 from raydd.data.source import SourceUnit
 from raydd.errors import UserError
-from raydd.pipelines.job import Job, check_stage, is_settled
-from raydd.report.scalars import write_scalars
+from raydd.pipelines.job import Job, check_stage, close_log, is_settled
 from raydd.runtime.execute import stream_scores
 from raydd.runtime.stream import ScoreStream
 from raydd.runtime.work import Resources, Ticker
@@ -104,8 +103,7 @@ class Table:
         if self.job.source.mislabeled:
             scores.list_dropped(self.run, "mislabeled", self.job.source.mislabeled)
         dropped = scores.read_dropped(self.run)
-        events.fold(self.run)
-        write_scalars(self.run)
+        close_log(self.run)
         self.run.end(STAGE, images=images, dropped=len(dropped), seconds=round(seconds, 3))
         return dropped
 

@@ -45,8 +45,8 @@ from raydd.runtime.work import (
 POLL_S = 0.5
 # An elastic group restarts as a whole to grow, so it does not look for room too often.
 RESIZE_CHECK_S = 300
-# The loss of one worker restarts all of its group. With a thousand workers in one, a machine lost every minute or two
-# would cost a quarter of the time (`benchmarks/scale.py`); in groups of this size it costs a sixteenth of that.
+# The loss of one worker or machine stops all of its group for most of a minute, which a thousand spot machines in one
+# group would hardly get out of (`benchmarks/scale.py`); groups of this size spend a few per cent of the time on it.
 GROUP_WORKERS = 64
 # Failures of a group that are forgiven before it is asked whether its units got on meanwhile.
 MAX_FAILURES = 20
@@ -82,7 +82,7 @@ def run_units(
             on_event(todo[name], event, facts)
 
     with open_queue({unit.name: unit.cost for unit in todo.values()}, ticker, on_news) as (name, queue):
-        lost = _fit_all(name, queue, todo, resources, storage)
+        lost = Fit(name, queue, ray.put(todo), len(todo), resources, storage).run()
         failures = ray.get(queue.failed.remote())
     # `fit` returning is no proof: ranks may have returned early. The units' own files are.
     missing = [unit.name for unit in undone(list(todo.values()))]
@@ -90,75 +90,82 @@ def run_units(
     raise_unfinished(what, failures, [name for name in missing if name not in failures])
 
 
-def _fit_all(name: str, queue: Any, todo: dict[str, Unit], resources: Resources, storage: str) -> Failure | None:
-    """Run worker groups of at most `GROUP_WORKERS` side by side on one queue; a reason if one of them was given up."""
-    units = ray.put(todo)
-    count, _, _ = cluster.worker_count(resources, len(todo))
-    groups = math.ceil(count / GROUP_WORKERS)
-    slots = [Slot(number, groups) for number in range(groups)]
-    found: list[Failure | None] = [None] * len(slots)
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Units, as one object of the cluster, and all that a worker group needs besides to run them.
 
-    def fit_on(slot: Slot) -> None:
-        try:
-            found[slot.number] = _fit_on(slot, name, queue, units, len(todo), resources, storage)
-        except Exception as error:  # of a thread: nobody else would tell it
-            found[slot.number] = describe(error)
-
-    # The first in this thread, where Ray hears Ctrl-C; the others end with the process.
-    threads = [threading.Thread(target=fit_on, args=(slot,), daemon=True) for slot in slots[1:]]
-    for thread in threads:
-        thread.start()
-    found[0] = _fit_on(slots[0], name, queue, units, len(todo), resources, storage)
-    for thread in threads:
-        thread.join()
-    return next((failure for failure in found if failure), None)
-
-
-def _fit_on(
-    slot: Slot, name: str, queue: Any, units: ray.ObjectRef, places: int, resources: Resources, storage: str
-) -> Failure | None:
-    """Run groups in a slot until one ends well; the reason if they failed `MAX_FAILURES` times and no unit got on.
-
-    Ray Train counts every failure of a long run together, and on a pool that loses machines often there are many: a
-    run is given up only if they lead nowhere. Each progress is one of finitely many, so this ends.
+    `name` is the queue's; `places`: how many units there are.
     """
-    for attempt in itertools.count():
-        before = ray.get(queue.progress.remote())
-        lost = _fit(slot, name, f"{name}-{slot.number}-{attempt}", units, places, resources, storage)
-        if lost is None or ray.get(queue.progress.remote()) == before:
-            return lost
 
+    name: str
+    queue: Any
+    units: ray.ObjectRef
+    places: int
+    resources: Resources
+    storage: str
 
-def _fit(
-    slot: Slot, queue: str, name: str, units: ray.ObjectRef, places: int, resources: Resources, storage: str
-) -> Failure | None:
-    """Run one worker group, restarted after failures; the reason if Ray Train gave it up."""
-    total, each, gpu = cluster.worker_count(resources, places)
-    count = slot.share(total)
-    workers = count if count == 1 or is_single_node() else (1, count)
-    trainer = data_parallel_trainer()(
-        _rank,
-        # By reference: the controller then need not import what units are made of.
-        train_loop_config={"queue": queue, "slot": slot.number, "threads": resources.threads, "units": units},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
-            use_gpu=gpu,
-            resources_per_worker=each,
-            elastic_resize_monitor_interval_s=RESIZE_CHECK_S,
-        ),
-        run_config=ray.train.RunConfig(
-            # Of its own for each group: under a known name Ray would go on with what it kept of the one before.
-            name=name,
-            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
-            **train_storage(storage),
-        ),
-    )
-    try:
-        with cluster.cause():
-            trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        return Failure(f"the workers failed, and no unit got on: {one_line(error)[:200]}", describe(error).trace)
-    return None
+    def run(self) -> Failure | None:
+        """Run groups of at most `GROUP_WORKERS` side by side on the queue; a reason if one of them was given up."""
+        count, _, _ = cluster.worker_count(self.resources, self.places)
+        groups = math.ceil(count / GROUP_WORKERS)
+        slots = [Slot(number, groups) for number in range(groups)]
+        found: list[Failure | None] = [None] * groups
+
+        def fill(slot: Slot) -> None:
+            try:
+                found[slot.number] = self.fill(slot)
+            except Exception as error:  # of a thread: nobody else would tell it
+                found[slot.number] = describe(error)
+
+        # The first in this thread, where Ray hears Ctrl-C; the others end with the process.
+        threads = [threading.Thread(target=fill, args=(slot,), daemon=True) for slot in slots[1:]]
+        for thread in threads:
+            thread.start()
+        found[0] = self.fill(slots[0])
+        for thread in threads:
+            thread.join()
+        return next((failure for failure in found if failure), None)
+
+    def fill(self, slot: Slot) -> Failure | None:
+        """Run groups in a slot until one ends well; the reason if one failed `MAX_FAILURES` times and no unit got on.
+
+        Ray Train counts every failure of a long run together, and on a pool that loses machines often there are many:
+        a run is given up only if they lead nowhere. Each progress is one of finitely many, so this ends.
+        """
+        for attempt in itertools.count():
+            before = ray.get(self.queue.progress.remote())
+            # A name of its own for each group: under a known one Ray would go on with what it kept of the one before.
+            lost = self.group(slot, f"{self.name}-{slot.number}-{attempt}")
+            if lost is None or ray.get(self.queue.progress.remote()) == before:
+                return lost
+
+    def group(self, slot: Slot, name: str) -> Failure | None:
+        """Run one worker group, restarted after failures; the reason if Ray Train gave it up."""
+        total, each, gpu = cluster.worker_count(self.resources, self.places)
+        count = slot.share(total)
+        threads = self.resources.threads
+        trainer = data_parallel_trainer()(
+            _rank,
+            # By reference: the controller then need not import what units are made of.
+            train_loop_config={"queue": self.name, "slot": slot.number, "threads": threads, "units": self.units},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=count if count == 1 or is_single_node() else (1, count),
+                use_gpu=gpu,
+                resources_per_worker=each,
+                elastic_resize_monitor_interval_s=RESIZE_CHECK_S,
+            ),
+            run_config=ray.train.RunConfig(
+                name=name,
+                failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+                **train_storage(self.storage),
+            ),
+        )
+        try:
+            with cluster.cause():
+                trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            return Failure(f"the workers failed, and no unit got on: {one_line(error)[:200]}", describe(error).trace)
+        return None
 
 
 def _rank(config: dict[str, Any]) -> None:

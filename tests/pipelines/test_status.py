@@ -7,7 +7,7 @@ import platform
 import shutil
 
 import pytest
-from commandline import done, refused, snapshot
+from commandline import done, raydd, refused, snapshot
 
 from raydd.distill.controls import ControlConfig
 from raydd.errors import UserError
@@ -52,6 +52,14 @@ def test_a_finished_run(digits_tree, tmp_path):
     done("status", "--run", run.uri, "--tensorboard", str(folder))
     # By default the same is written at the end of each stage.
     assert (folder / scalars.FILE).read_bytes() == (tmp_path / "run" / scalars.FOLDER / scalars.FILE).read_bytes()
+
+
+def test_numbers_that_are_not_there_are_told_beside_the_answer(tmp_path):
+    run = Run(str(tmp_path / "run"))
+    run.begin("distill", {"method": "random"}, seed=0)
+    told = raydd("status", "--run", run.uri, "--json", "--tensorboard", tmp_path / "board")
+    assert told.code == 0 and json.loads(told.out) and not (tmp_path / "board").exists()
+    assert told.err.splitlines() == ["warning: nothing written for TensorBoard: no numbers yet, or no tensorboardX"]
 
 
 def test_a_run_with_a_failed_class(digits_tree, tmp_path):

@@ -96,10 +96,15 @@ def submit(head, script):
     return done.returncode, lines, done.stdout + done.stderr
 
 
+def preset(out, teacher):
+    """The command of three methods, a student of each, and a report."""
+    options = "--size 16 --factor 1 --ipc 1 --students convnet3 --protocol noaug:quick --seeds 1 --no-flip"
+    return f"jobs/infoutil_in1k.py --data digits --out {out} --teacher {teacher} {options}"
+
+
 @pytest.mark.timeout(600)
 def test_a_preset_runs_and_goes_on_and_fails_in_one_line(head, digits_teacher, tmp_path):
-    options = "--size 16 --factor 1 --ipc 1 --students convnet3 --protocol noaug:quick --seeds 1 --no-flip"
-    line = f"jobs/infoutil_in1k.py --data digits --out {tmp_path} --teacher {digits_teacher} {options}"
+    line = preset(tmp_path, digits_teacher)
     code, lines, log = submit(head, line)
     assert code == 0, log
     assert any(text.startswith("classes: 30/30") for text in lines)
@@ -133,8 +138,7 @@ def test_a_preset_runs_and_goes_on_and_fails_in_one_line(head, digits_teacher, t
 @pytest.mark.timeout(600)
 def test_a_stopped_job_leaves_a_run_that_goes_on(head, digits_teacher, tmp_path):
     environment, address = head
-    options = "--size 16 --factor 1 --ipc 1 --students convnet3 --protocol noaug:quick --seeds 1 --no-flip"
-    line = f"jobs/infoutil_in1k.py --data digits --out {tmp_path} --teacher {digits_teacher} {options}"
+    line = preset(tmp_path, digits_teacher)
     begin = f"job submit --address {address} --working-dir {ROOT} --no-wait --submission-id stopped -- {sys.executable}"
     subprocess.run([RAY, *begin.split(), *line.split()], env=environment, check=True, capture_output=True)
     deadline = time.monotonic() + 200
