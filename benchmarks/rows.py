@@ -90,6 +90,10 @@ GENERATED: dict[str, Method] = {
     "ld3m-autoencoder": matched("ld3m-autoencoder", steps=0, learn="latent"),
     "ld3m-dc": matched("ld3m-dc", loss="dc", real_batch=32),
     "pixels": matched("pixels", PIXELS),
+    "pixels-free": matched("pixels-free", PIXELS, clamp=False),
+    # As long as LD3M takes, rather than as many iterations.
+    "pixels-long": matched("pixels-long", PIXELS, iterations=600),
+    "pixels-free-long": matched("pixels-free-long", PIXELS, clamp=False, iterations=600),
     "pixels-dc": matched("pixels-dc", PIXELS, loss="dc", real_batch=32),
     **{f"ld3m-T{steps}": matched(f"ld3m-T{steps}", steps=steps) for steps in (1, 2, 10, 20, 40)},
 }

@@ -14,10 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from commandline import refused
 from PIL import Image
+from priors import write_tiny_prior
 
 # What Ray registers for columns of pickled Python objects; read in a process that has imported ray.data, it unpickles.
 PICKLED = "ray.data.arrow_pickled_object"
+# Options of a command that takes little.
+LOCAL = ("--executor", "local")
+SMALL = ("--ipc", 1, "--size", 8, *LOCAL)
 
 
 class Touch:
@@ -152,3 +157,14 @@ def safetensors_files() -> dict[str, bytes]:
         "empty": b"",
         "short": b"\1\2",
     }
+
+
+def prior_of(tmp_path: Path) -> Path:
+    """A tiny prior of the two classes."""
+    return Path(write_tiny_prior(tmp_path / "prior", ("ant", "bee"), 8))
+
+
+def sample(prior: Path, source: Path, tmp_path: Path) -> str:
+    """The line that refuses to draw from a spoiled prior."""
+    words = ("--data", source, "--out", tmp_path / "run", "--prior", prior, "--steps", 1)
+    return refused("distill", "prior", *words, *SMALL)

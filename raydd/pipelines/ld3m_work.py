@@ -138,7 +138,7 @@ class PackWork:
 
     def _generator(self, labels: tuple[int, ...], pack: Pack) -> Generator:
         if self.learn.generator == "pixels":
-            return PixelGenerator(self.job.size, self.work.device)
+            return PixelGenerator(self.job.size, self.work.device, self.learn.clamp)
         generator = PriorGenerator(open_prior(self.job, self.work.device), self.learn, self.job.size)
         c = None if generator.prior.num_classes is None else generator.conditions(torch.tensor(labels[:1]))
         generator.keep_steps = settle_steps(generator, c, len(pack))

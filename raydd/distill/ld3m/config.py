@@ -17,6 +17,9 @@ class Ld3mConfig:
 
     # Images come out of the prior, or are learned pixel by pixel, which needs no prior (a control).
     generator: Literal["prior", "pixels"] = "prior"
+    # Whether learned pixels are held in [0, 1]; off, they are cut off only where they are written (the literature's
+    # pixel sets never are). What comes out of a prior always is.
+    clamp: bool = True
     # Sampling steps (released: 10; paper: 20 at 256 px); 0 is the autoencoder alone.
     steps: int = 10
     # Classifier-free guidance scale; 1 skips the null pass. None takes 3 (released), or 1 without a null label.
@@ -112,6 +115,8 @@ class Ld3mConfig:
             raise UserError(f"--momentum {self.momentum:g}: must be from 0 to below 1")
         if self.noise == "pass" and self.graph != "two":
             raise UserError("--noise pass draws anew in a second pass: add --graph two, or use --noise iteration")
+        if not self.clamp and self.generator != "pixels":
+            raise UserError("--no-clamp serves --generator pixels: leave one out")
         if not any(self.learns):
             raise UserError("--learn condition: without a sampling chain there is no condition; use --learn latent")
         if self.loss == "mtt" and self.experts is None:

@@ -49,10 +49,13 @@ class Generator(Protocol):
 
 
 class PixelGenerator:
-    """No prior: Z is the image in [-1, 1], which is the parameterization of DC, DM and MTT."""
+    """No prior: Z is the image in [-1, 1], which is the parameterization of DC, DM and MTT.
 
-    def __init__(self, size: int, device: str = "cpu"):
-        self.latent_shape, self.image_size, self.device = (3, size, size), size, device
+    With `clamp` off pixels leave [0, 1] while they are learned, and are cut off where they are written.
+    """
+
+    def __init__(self, size: int, device: str = "cpu", clamp: bool = True):
+        self.latent_shape, self.image_size, self.device, self.clamp = (3, size, size), size, device, clamp
 
     def encode(self, images: Tensor) -> Tensor:
         return images.to(self.device).float() / 127.5 - 1
@@ -61,7 +64,7 @@ class PixelGenerator:
         return None
 
     def pixels(self, z: Tensor, c: Tensor | None, noise: Tensor) -> Tensor:
-        return to_pixels(z)
+        return to_pixels(z) if self.clamp else (z + 1) / 2
 
 
 class PriorGenerator:

@@ -286,6 +286,14 @@ def test_pixel_generator():
     assert torch.equal((pixels * 255).round().byte(), images)
 
 
+def test_pixels_may_leave_the_range_while_they_are_learned():
+    z = torch.tensor([-1.5, 0.0, 1.5], requires_grad=True)
+    held, free = (PixelGenerator(1, clamp=clamp).pixels(z, None, z) for clamp in (True, False))
+    assert held.tolist() == [0, 0.5, 1] and free.tolist() == [-0.25, 0.5, 1.25]
+    free.sum().backward()
+    assert z.grad.tolist() == [0.5] * 3
+
+
 def test_guidance_follows_the_null_label():
     assert settled_guidance(unet_prior(), Ld3mConfig()) == 3
     assert settled_guidance(unet_prior(null=False), Ld3mConfig()) == 1

@@ -81,6 +81,7 @@ REFUSED = {
     "without a sampling chain there is no condition": {"learn": "condition", "steps": 0},
     "there is no condition; use": {"learn": "condition", "generator": "pixels"},
     "--loss mtt needs --experts DIR": {"loss": "mtt"},
+    "--no-clamp serves --generator pixels": {"clamp": False},
     "--experts serve --loss mtt, not dc": {"loss": "dc", "experts": "somewhere"},
 }
 

@@ -210,6 +210,15 @@ def test_heldout_losses_are_taken_at_tenths_of_the_iterations(iterations, at):
     assert end.heldout[-1][1] == pytest.approx(float(objective.loss(-1, shown)))
 
 
+def test_pixels_out_of_range_are_cut_off_where_they_are_exported():
+    config = Ld3mConfig(generator="pixels", steps=0, clamp=False)
+    descent = Descent(PixelGenerator(2, clamp=False), Coupled(), NORMALIZE, PACK, config)
+    z = torch.full((6, 3, 2, 2), 1.5)
+    z[3:] = -1.5
+    images = descent.images(z, None)
+    assert (images[:3] == 255).all() and (images[3:] == 0).all()
+
+
 def test_no_heldout_losses():
     objective = Coupled()
     config = Ld3mConfig(generator="pixels", steps=0, iterations=3, heldout=0)
