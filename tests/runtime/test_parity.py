@@ -10,7 +10,7 @@ from raydd import cli
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
-EXECUTORS = {"local": "--executor local", "ray1": "--workers 1", "ray3": "--workers 3"}
+EXECUTORS = {"local": "--executor local", "ray3": "--workers 3"}
 
 
 def raydd(line: str) -> None:
@@ -36,8 +36,8 @@ def test_classes_and_students_are_identical(teacher, tmp_path, capfd):
         students[name] = {path.name: _result(path) for path in (run / "evaluation" / "seeds").glob("*.json")}
     assert len(hashes["local"]) == 10
     assert len(students["local"]) == 2
-    assert hashes["local"] == hashes["ray1"] == hashes["ray3"]
-    assert students["local"] == students["ray1"] == students["ray3"]
+    assert hashes["local"] == hashes["ray3"]
+    assert students["local"] == students["ray3"]
     assert capfd.readouterr().err == ""
 
 
@@ -79,12 +79,13 @@ def test_learned_latents_are_identical(tmp_path):
 
 
 def test_a_class_is_redone_alone(teacher, tmp_path):
+    """By one worker, in a set that one process made: the same bytes."""
     line = f"distill kmeans --data digits --out {tmp_path / 'run'} --teacher {teacher} --ipc 1"
-    raydd(line)
+    raydd(f"{line} --executor local")
     marker = tmp_path / "run" / "distilled" / "label=3" / "done.json"
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("done.json")}
     old = json.loads(marker.read_text())["hash"]
-    raydd(f"{line} --classes 3 --force")
+    raydd(f"{line} --classes 3 --force --workers 1")
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("done.json")}
     assert {path for path in after if after[path] != before[path]} == {marker}
     assert json.loads(marker.read_text())["hash"] == old
