@@ -45,11 +45,11 @@ def connect() -> None:
     Raises `UserError` if the cluster cannot be reached or refuses us.
     """
     debug = "--debug" in sys.argv or bool(os.environ.get(DEBUG))
-    address = os.environ.get("RAY_ADDRESS", LOCAL)
-    settings = POLL | ({} if debug else QUIET) | (HERE if address == LOCAL else {})
-    for name, value in settings.items():
+    joined, address = ray.is_initialized(), os.environ.get("RAY_ADDRESS", LOCAL)
+    ours = not joined and address == LOCAL
+    for name, value in (POLL | ({} if debug else QUIET) | (HERE if ours else {})).items():
         os.environ.setdefault(name, value)
-    if ray.is_initialized():
+    if joined:
         _release_actors()
     else:
         _start(address, debug)

@@ -20,7 +20,7 @@ def shared_ray():
     if not ray.is_initialized():
         from raydd.runtime import cluster
 
-        os.environ.update(cluster.QUIET | cluster.POLL)
+        os.environ.update(cluster.QUIET | cluster.POLL | cluster.HERE)
         ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     # Workers cannot import what lies beside the tests.
     ray.cloudpickle.register_pickle_by_value(toy_units)

@@ -73,6 +73,21 @@ def test_a_cluster_that_is_not_there_is_named_at_once(address, no_ray, monkeypat
         cluster.connect()
 
 
+@pytest.mark.parametrize(
+    ("joined", "address", "watched"), [(False, None, False), (False, "10.0.0.1:6379", True), (True, None, True)]
+)
+def test_notices_of_preemption_are_watched_for_except_on_a_ray_of_our_own(joined, address, watched, monkeypatch):
+    environment = {"RAY_ADDRESS": address} if address else {}
+    monkeypatch.setattr(cluster.os, "environ", environment)
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: joined)
+    for name in ("_start", "_release_actors", "_hush"):
+        monkeypatch.setattr(cluster, name, lambda *_: None)
+    monkeypatch.setattr(cluster.metrics, "watch", lambda: None)
+    cluster.connect()
+    assert ("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER" not in environment) == watched
+    assert environment["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "0.5"
+
+
 @pytest.mark.ray
 def test_workers_with_gpus_give_the_same_result(no_ray, tmp_path):
     """On GPUs reading and decoding are tasks apart from the scoring actors; here the GPUs are only numbers."""
