@@ -80,6 +80,8 @@ class DistillLd3m:
     learn: Ld3mConfig = Ld3mConfig()
     output: OutputConfig = OutputConfig()
     resources: Resources = Resources()
+    # Workers that learn the classes of --loss mtt together, each some chunks of the images; the result is the same.
+    ddp: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +120,7 @@ def distill(args: list[str]) -> None:
         console.print(f"{FULL}: stands for the whole of {manifest['source']['uri']} in {command.job.out}")
         return
     command, method = read_request(name, args, _read)
-    manifest = distilling.distill(command.job, method, command.resources)
+    manifest = distilling.distill(command.job, method, command.resources, getattr(command, "ddp", 1))
     console.print(
         f"{manifest['method']}: {manifest['images']} images, {manifest['image_bytes'] / 1e6:.2f} MB, revision "
         f"{manifest['revision']}, in {command.job.out}/distilled"

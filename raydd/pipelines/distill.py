@@ -19,6 +19,7 @@ from raydd.pipelines.job import Job, TeacherSpec, audit, check_stage, close_log,
 from raydd.pipelines.labels import STORED, LabelSwitches, choose_label_teacher
 from raydd.pipelines.request import DistillOptions, chosen_classes, open_job
 from raydd.pipelines.score import Scoring, Table, fill_tables, open_table
+from raydd.pipelines.together import check_together, run_together
 from raydd.runtime.checkpoints import UnitWork, open_work
 from raydd.runtime.execute import run_units
 from raydd.runtime.work import Context, Resources
@@ -115,9 +116,14 @@ class PackUnit:
         start = time.monotonic()
         run, work = Run(self.job.out), self.work(context)
         left = self.left()
-        start_unit(run, self.key, [self.job.classes[label] for label in left])
+        if not left:
+            return
+        if context.rank == 0:
+            start_unit(run, self.key, [self.job.classes[label] for label in left])
         teacher = self.label_teacher.load(context.device) if self.label_teacher else None
         made = self._build(tuple(left), teacher, work)
+        if context.rank:
+            return
         seconds = round((time.monotonic() - start) / len(self.labels), 3)
         for label in left:
             images, name = made[label], self.job.classes[label]
@@ -198,25 +204,31 @@ class Prepared:
         self.run.end(STAGE, seconds=time.monotonic() - self.start, teacher=self.facts["teacher_audit"])
 
 
-def distill(options: DistillOptions, method: Method, resources: Resources) -> dict[str, Any]:
-    """Make (or go on making) one distilled set; returns its manifest."""
-    return distill_many([(options, method)], resources)[0]
+def distill(options: DistillOptions, method: Method, resources: Resources, ddp: int = 1) -> dict[str, Any]:
+    """Make (or go on making) one distilled set; returns its manifest.
+
+    `ddp` workers compute each unit together where the method shares out its images, with the same result as one.
+    """
+    return distill_many([(options, method)], resources, ddp)[0]
 
 
-def distill_many(requests: list[tuple[DistillOptions, Method]], resources: Resources) -> list[dict[str, Any]]:
+def distill_many(
+    requests: list[tuple[DistillOptions, Method]], resources: Resources, ddp: int = 1
+) -> list[dict[str, Any]]:
     """Make several sets; their classes share one group of workers, so that starting one is paid for once."""
     resources.check()
     prepared = [prepare(options, method) for options, method in requests]
+    check_together(ddp, [(method, item.job) for (_, method), item in zip(requests, prepared)], resources)
     if todo := [item for item in prepared if not item.is_done()]:
         with hold(*(item.run for item in todo)):
             for item in todo:
                 item.begin()
             fill_tables([item.table for item in todo if item.table], resources)
-            _run(todo, resources)
+            _run(todo, resources, ddp)
     return [item.write_manifest() for item in prepared]
 
 
-def _run(todo: list[Prepared], resources: Resources) -> None:
+def _run(todo: list[Prepared], resources: Resources, ddp: int) -> None:
     """Build the classes; whatever happens, the manifests say what is there."""
     storage = filesystem.join(todo[0].job.out, "state", "train")
     for item in todo:
@@ -224,7 +236,10 @@ def _run(todo: list[Prepared], resources: Resources) -> None:
         start_work(item.run, STAGE, total=len(wanted), left=len(wanted - distilled.committed_labels(item.run)))
     try:
         units = [unit for item in todo for unit in item.units]
-        run_units(units, resources, "classes", storage=storage, on_event=_record)
+        if ddp > 1:
+            run_together(units, ddp, resources, storage)
+        else:
+            run_units(units, resources, "classes", storage=storage, on_event=_record)
     finally:
         for item in todo:
             item.write_manifest()

@@ -6,6 +6,7 @@ No score table is needed: a worker decodes the classes of its pack. What a pack 
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -104,6 +105,12 @@ class Ld3m:
     def packs(self, job: Job) -> list[tuple[int, ...]]:
         """The classes that are optimized together."""
         return packs(self.learn, job)
+
+    def chunks(self, job: Job) -> int:
+        """Into how many parts the images of a unit can be dealt: 1 without MTT, whose classes alone are one unit."""
+        if self.learn.loss != "mtt":
+            return 1
+        return math.ceil(len(job.classes) * job.ipc / self.learn.chunk)
 
     def cost(self, job: Job, label: int) -> float:
         """Images through the prior, and real ones through the matcher, in any unit."""

@@ -16,6 +16,7 @@ from raydd.distill.ld3m.memory import settle_steps
 from raydd.distill.ld3m.objective import ClassMatching, Normalize, Objective
 from raydd.distill.ld3m.pack import Pack
 from raydd.distill.ld3m.rates import calibrate
+from raydd.distill.ld3m.shares import Shares
 from raydd.distill.output import OutputConfig
 from raydd.errors import UserError
 from raydd.keyed import hash64
@@ -88,12 +89,14 @@ class PackWork:
     work: UnitWork
 
     def run(self, teacher: Teacher | None) -> list[list[DistilledImage]]:
-        """The images of each class, after what was learned is written beside them."""
+        """The images of each class, after what was learned is written beside them; of ranks above 0 none."""
         descent, start = self._prepare(self.labels)
         rates = self._rates(descent, start)
         initial = descent.images(start.z, start.c)
         state = descent.run(self._load(start), rates, self._save)
         pixels = descent.images(state.z, state.c)
+        if self.shares.rank:
+            return [[] for _ in self.labels]
         pictures = None if start.pictures is None else resize(start.pictures, self.job.size)
         for k, label in enumerate(self.labels):
             if label not in self.wanted:
@@ -115,6 +118,11 @@ class PackWork:
         images = from_pixels(pixels, start.keys, self.job, self.output, teacher)
         return [images[k * self.job.ipc : (k + 1) * self.job.ipc] for k in range(len(self.labels))]
 
+    @property
+    def shares(self) -> Shares:
+        """What this process computes of the pack."""
+        return Shares(self.work.context.rank, self.work.context.world)
+
     def _facts(self, label: int, state: State, rates: Rates) -> dict[str, object]:
         numbers = {"latent": state.z[0].numel()}
         if state.c is not None:
@@ -134,7 +142,7 @@ class PackWork:
         generator = self._generator(labels, pack)
         normalize = Normalize(*(tuple(self.job.normalization[name]) for name in ("mean", "std")))
         start = make_start(self.learn, self.job, generator, pack)
-        return Descent(generator, self._objective(pack, normalize), normalize, pack, self.learn), start
+        return Descent(generator, self._objective(pack, normalize), normalize, pack, self.learn, self.shares), start
 
     def _generator(self, labels: tuple[int, ...], pack: Pack) -> Generator:
         if self.learn.generator == "pixels":
@@ -164,17 +172,23 @@ class PackWork:
         given = self.learn.lr_latent, self.learn.lr_cond
         if self.learn.iterations == 0 or all(rate is not None for rate, on in zip(given, self.learn.learns) if on):
             return Rates(*(rate or 0.0 for rate in given))
-        uri = self.work.run.path(FOLDER, RATES)
-        if filesystem.exists(uri):
-            known = read_json(uri)
-            if known["config_hash"] == self.work.config_hash:
-                return Rates(known["latent"], known["cond"])
+        known = self._known_rates()
+        if self.shares.agree(known is not None, start.z.device):
+            return known or self._known_rates()
         descent, start = self._measured(descent, start)
         rates = calibrate(descent, start.z, start.c)
-        plain = dataclasses.asdict(rates)
-        filesystem.write_atomic(uri, json.dumps(plain | {"config_hash": self.work.config_hash}).encode())
-        events.append(self.work.run, "rates_settled", **plain)
+        if self.shares.rank == 0:
+            plain = dataclasses.asdict(rates)
+            content = json.dumps(plain | {"config_hash": self.work.config_hash}).encode()
+            filesystem.write_atomic(self.work.run.path(FOLDER, RATES), content)
+            events.append(self.work.run, "rates_settled", **plain)
         return rates
+
+    def _known_rates(self) -> Rates | None:
+        """The run's step sizes, if somebody has measured them."""
+        uri = self.work.run.path(FOLDER, RATES)
+        known = read_json(uri) if filesystem.exists(uri) else {}
+        return Rates(known["latent"], known["cond"]) if known.get("config_hash") == self.work.config_hash else None
 
     def _measured(self, descent: Descent, start: Start) -> tuple[Descent, Start]:
         """The pack that rates are measured on; `descent` and `start` are this one's, which could be prepared."""
@@ -198,7 +212,7 @@ class PackWork:
         return State(saved.step, tensors.pop(":z"), tensors.pop(":c", None), tensors, losses, heldout)
 
     def _save(self, state: State) -> None:
-        if state.iteration == self.learn.iterations or not self.work.due():
+        if self.shares.rank or state.iteration == self.learn.iterations or not self.work.due():
             return
         tensors = state.memory | {":z": state.z, "losses": torch.tensor(state.losses, dtype=torch.float64)}
         if state.c is not None:

@@ -81,7 +81,7 @@ class UnitWork:
     def load_state(self) -> State | None:
         """What an earlier attempt at exactly this unit saved last, or None."""
         found = state.load(self.run, self.unit, self.config_hash)
-        if found is not None:
+        if found is not None and self.context.rank == 0:
             events.append(self.run, "unit_resumed", name=self.unit, step=found.step)
         return found
 

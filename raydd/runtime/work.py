@@ -36,13 +36,16 @@ class Context:
 
     device: where to compute. deadline: seconds left before this worker is taken away, or None. say: prints one line
     where the user looks, which a print in a worker does not. advanced: is told the step up to which the unit has saved
-    its half-done state, so that a unit that crashes but gets on is not given up.
+    its half-done state, so that a unit that crashes but gets on is not given up. rank, world: of the process group that
+    computes the unit together, of which rank 0 alone writes.
     """
 
     device: str = "cpu"
     deadline: Callable[[], float | None] = lambda: None
     say: Callable[[str], None] = say
     advanced: Callable[[int], None] = lambda step: None
+    rank: int = 0
+    world: int = 1
 
 
 class Unit(Protocol):

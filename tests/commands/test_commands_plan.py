@@ -21,7 +21,7 @@ def option_names(*command: str) -> set[str]:
 def defaults(*command: str) -> list[str]:
     """What the help says of every option and its default."""
     text = re.sub(r"[\s│─╭╮╰╯]+", " ", done(*command, "--help"))
-    return [option.strip() for option in re.findall(r"--\w[^(]*\(default: [^)]*\)", text)]
+    return [option.strip() for option in re.findall(r"--\w(?:(?! --)[^(])*\(default: [^)]*\)", text)]
 
 
 @pytest.mark.parametrize("method", PLANNED)

@@ -78,6 +78,21 @@ def test_learned_latents_are_identical(tmp_path):
     assert len(made["local"][0]) == len(made["local"][2]) == 10
 
 
+def test_trajectories_are_matched_by_two_workers_as_by_one(tmp_path):
+    """MTT learns all classes at once: two workers share out the images of its only unit."""
+    experts = tmp_path / "experts"
+    small = "--arch convnet1 --width 8 --size 8 --epochs 2 --batch 64 --count 1"
+    raydd(f"train-experts --data digits --out {experts} {small} --executor local")
+    quick = "--preset ld3m-pixels --loss mtt --iterations 3 --heldout 1 --student-steps 2 --max-start 1 --chunk 4"
+    made = {}
+    for name, options in (("local", "--executor local"), ("ray2", "--ddp 2")):
+        run = tmp_path / name
+        raydd(f"distill ld3m --data digits --out {run} --experts {experts} --ipc 1 --size 8 {quick} {options}")
+        made[name] = {path.relative_to(run): path.read_bytes() for path in (run / "learned").iterdir()}
+        made[name]["hashes"] = json.loads((run / "distilled" / "dataset.json").read_text())["hashes"]
+    assert made["local"] == made["ray2"] and len(made["local"]) == 12
+
+
 def test_a_class_is_redone_alone(teacher, tmp_path):
     """By one worker, in a set that one process made: the same bytes."""
     line = f"distill kmeans --data digits --out {tmp_path / 'run'} --teacher {teacher} --ipc 1"

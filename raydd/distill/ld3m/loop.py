@@ -20,6 +20,7 @@ from raydd.distill.ld3m.config import Ld3mConfig
 from raydd.distill.ld3m.generator import Generator
 from raydd.distill.ld3m.objective import Normalize, Objective
 from raydd.distill.ld3m.pack import Pack
+from raydd.distill.ld3m.shares import Shares
 
 EVALUATIONS = 10
 BETAS = (0.9, 0.999)
@@ -51,13 +52,14 @@ class State:
 
 @dataclasses.dataclass(frozen=True)
 class Descent:
-    """What does not change during an optimization."""
+    """What does not change during an optimization; `shares` are this process's among those that work on it."""
 
     generator: Generator
     objective: Objective
     normalize: Normalize
     pack: Pack
     config: Ld3mConfig
+    shares: Shares = Shares()
 
     def run(self, state: State, rates: Rates, on_step: Callable[[State], None] | None = None) -> State:
         """Iterate to `config.iterations`; `on_step` sees every new state.
@@ -81,28 +83,37 @@ class Descent:
         z = z.detach().requires_grad_(learn_z)
         c = None if c is None else c.detach().requires_grad_(learn_c)
         first, second = self._noises(iteration)
-        two = self.config.graph == "two"
+        two, borders = self.config.graph == "two", self._borders(len(z))
         with torch.set_grad_enabled(not two):
             parts = self._generate(z, c, first)
-        loss, toward = self.objective(iteration, torch.cat([part.detach() for part in parts]))
-        for part, rows in zip(parts, self._borders(len(z))):
+        images = self.shares.whole({index: part.detach() for index, part in parts.items()}, borders)
+        loss, toward = self.objective(iteration, images)
+        for index, part in parts.items():
             if two:
-                part = self._part(z, c, second, rows)
-            part.backward(toward[rows])
-        return loss, (z.grad, None if c is None else c.grad)
+                part = self._part(z, c, second, borders[index])
+            part.backward(toward[borders[index]])
+        gradients = z.grad, None if c is None else c.grad
+        for gradient in gradients:
+            if gradient is not None:
+                self.shares.exchange(gradient, borders)
+        return loss, gradients
 
     def images(self, z: Tensor, c: Tensor | None) -> Tensor:
         """The images as they are exported, uint8 [N,3,size,size] on the CPU: with the keyed noise of exports."""
         with torch.no_grad():
-            noise = self._export_noise()
-            pixels = [self._pixels(z, c, noise, rows) for rows in self._borders(len(z))]
-        return (torch.cat(pixels) * 255).round().clamp(0, 255).byte().cpu()
+            noise, borders = self._export_noise(), self._borders(len(z))
+            mine = self.shares.mine(len(borders))
+            pixels = self.shares.whole({i: self._pixels(z, c, noise, borders[i]) for i in mine}, borders)
+        return (pixels * 255).round().clamp(0, 255).byte().cpu()
 
     def _borders(self, count: int) -> list[slice]:
-        return [slice(start, start + self.config.chunk) for start in range(0, count, self.config.chunk)]
+        starts = range(0, count, self.config.chunk)
+        return [slice(start, min(start + self.config.chunk, count)) for start in starts]
 
-    def _generate(self, z: Tensor, c: Tensor | None, noise: Tensor) -> list[Tensor]:
-        return [self._part(z, c, noise, rows) for rows in self._borders(len(z))]
+    def _generate(self, z: Tensor, c: Tensor | None, noise: Tensor) -> dict[int, Tensor]:
+        """This process's chunks of images, by their index."""
+        borders = self._borders(len(z))
+        return {index: self._part(z, c, noise, borders[index]) for index in self.shares.mine(len(borders))}
 
     def _part(self, z: Tensor, c: Tensor | None, noise: Tensor, rows: slice) -> Tensor:
         return self.normalize(self._pixels(z, c, noise, rows))
@@ -151,7 +162,8 @@ class Descent:
         if not self.config.heldout or not due or (state.heldout and state.heldout[-1][0] == at):
             return state
         with torch.no_grad():
-            synthetic = torch.cat(self._generate(state.z, state.c, self._export_noise()))
+            parts = self._generate(state.z, state.c, self._export_noise())
+            synthetic = self.shares.whole(parts, self._borders(len(state.z)))
         value = self.objective.heldout(synthetic)
         return state if value is None else dataclasses.replace(state, heldout=(*state.heldout, (at, value)))
 
