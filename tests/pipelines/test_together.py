@@ -1,6 +1,8 @@
 """Units that several ranks compute together: the set of one process, committed once, and what is refused."""
 
+import contextlib
 import dataclasses
+import threading
 
 import pytest
 import small_ld3m
@@ -8,9 +10,11 @@ from ranks import Ranks
 from small_ld3m import made, method, options
 
 from raydd.distill.ld3m import shares
+from raydd.distill.ld3m.loop import Descent
 from raydd.errors import UserError
 from raydd.pipelines.distill import distill, prepare
 from raydd.pipelines.together import SharedUnit
+from raydd.runtime import checkpoints
 from raydd.runtime.work import Resources
 from raydd.store import events
 from raydd.store.run import Run
@@ -45,6 +49,34 @@ def test_two_ranks_commit_the_set_of_one_once(lr_latent, tree, experts, tmp_path
     told = [event["event"] for event in events.read(Run(str(tmp_path / "two")))]
     assert told.count("class_committed") == 3 and told.count("unit_started") == 1
     assert told.count("rates_settled") == (lr_latent is None)
+
+
+def test_a_rank_that_dies_costs_what_was_not_saved(tree, experts, tmp_path, monkeypatch):
+    """Rank 1 is lost amid the third of four iterations; rank 0 has saved after each."""
+    learn = LEARN | {"experts": experts, "iterations": 4}
+    manifest = made(tree, tmp_path / "calm", **learn)
+    (unit,) = prepare(options(tree, tmp_path / "lost"), method(**learn)).units
+    monkeypatch.setattr(checkpoints.SaveClock, "due", lambda self: True)
+    taken, gradients = [], Descent.gradients
+
+    def dying(self, z, c, iteration):
+        taken.append((self.shares.rank, iteration))
+        if self.shares.rank == 1 and iteration == 2 and taken.count((1, 2)) == 1:
+            raise RuntimeError("lost")
+        return gradients(self, z, c, iteration)
+
+    monkeypatch.setattr(Descent, "gradients", dying)
+    for end in (pytest.raises((RuntimeError, threading.BrokenBarrierError)), contextlib.nullcontext()):
+        ranks = Ranks(2)
+        monkeypatch.setattr(shares, "dist", ranks)
+        with end:
+            ranks.run(lambda rank: SharedUnit(unit).train("cpu", rank, 2))
+    for rank in (0, 1):
+        assert [iteration for at, iteration in taken if at == rank] == [0, 1, 2, 2, 3]
+    run = Run(str(tmp_path / "lost"))
+    resumed = [event["step"] for event in events.read(run) if event["event"] == "unit_resumed"]
+    assert resumed == [2] and not list((tmp_path / "lost" / "state").glob("class-*"))
+    assert distill(options(tree, run.uri), method(**learn), small_ld3m.LOCAL)["hashes"] == manifest["hashes"]
 
 
 def test_numbers_that_are_not_finite_are_no_reason_to_try_again(tree, experts, tmp_path, monkeypatch):
