@@ -91,7 +91,7 @@ GENERATED: dict[str, Method] = {
     "ld3m-dc": matched("ld3m-dc", loss="dc", real_batch=32),
     "pixels": matched("pixels", PIXELS),
     "pixels-free": matched("pixels-free", PIXELS, clamp=False),
-    # As long as LD3M takes, rather than as many iterations.
+    # About as long as LD3M takes, rather than as many iterations.
     "pixels-long": matched("pixels-long", PIXELS, iterations=600),
     "pixels-free-long": matched("pixels-free-long", PIXELS, clamp=False, iterations=600),
     "pixels-dc": matched("pixels-dc", PIXELS, loss="dc", real_batch=32),

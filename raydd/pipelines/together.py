@@ -7,19 +7,11 @@ dies restarts the group, which goes on from what rank 0 saved last.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from raydd.errors import UserError
 from raydd.pipelines.job import Job
 from raydd.runtime.work import Context, Resources, Unit
-
-
-class Sharing(Protocol):
-    """A method that deals the images of a unit to several ranks; `chunks`: how many ranks find something to do."""
-
-    name: str
-
-    def chunks(self, job: Job) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +39,10 @@ class SharedUnit:
 
 
 def check_together(ddp: int, methods: Sequence[tuple[Any, Job]], resources: Resources) -> None:
-    """Raise `UserError` where `ddp` workers could not compute units of these methods together."""
+    """Raise `UserError` where `ddp` workers could not compute units of these methods together.
+
+    A method that can has `chunks(job)`: how many workers would find something to do.
+    """
     if ddp < 1:
         raise UserError(f"--ddp {ddp}: must be at least 1")
     if ddp == 1:

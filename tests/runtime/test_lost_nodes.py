@@ -5,12 +5,18 @@ import sys
 import threading
 import time
 
+import pyarrow as pa
 import pytest
 import toy_units
+from small_sources import SIZE, pictures, write_imagefolder
 from toy_units import Toy
 
-from raydd.runtime.execute import run_units
+from raydd.data.source import open_source
+from raydd.runtime.execute import run_units, stream_scores
+from raydd.runtime.stream import ScoreStream
 from raydd.runtime.work import Resources
+from raydd.store import scores
+from raydd.store.run import Run
 
 pytestmark = pytest.mark.cluster
 
@@ -101,3 +107,40 @@ def test_units_of_a_lost_node_are_done_by_the_others(three_nodes, tmp_path, capf
     # Nobody is charged for the loss of a machine.
     assert not any(facts["crashed"] for facts in retried.values())
     assert sum(unit.tries for unit in units) == len(units) + len(retried)
+
+
+@dataclasses.dataclass(frozen=True)
+class SlowScore:
+    """Takes its time, and notes each shard that was begun, with the node."""
+
+    folder: str
+
+    def __call__(self, images, labels, keys):
+        import ray
+
+        with open(f"{self.folder}/begun", "a") as begun:
+            begun.write(f"{ray.get_runtime_context().get_node_id()} {labels[0]}\n")
+        time.sleep(1.0)
+        return pa.table({"key": keys, "label": pa.array(labels, pa.int32()), "sum": images.sum((1, 2, 3))})
+
+
+def test_shards_of_a_lost_node_are_scored_by_the_others(three_nodes, tmp_path):
+    cluster, (victim, _) = three_nodes
+    classes, rows = 15, []
+    units = open_source(write_imagefolder(tmp_path / "data", classes, per_class=4)).units(256)
+    run = Run(str(tmp_path / "run"))
+    stream = ScoreStream(SIZE, ((run, lambda device: SlowScore(str(tmp_path))),))
+    thread, errors = in_thread(lambda: stream_scores(stream, units, Resources(), rows.append))
+    begun = tmp_path / "begun"
+    wait_until(lambda: begun.exists() and victim.node_id in begun.read_text(), thread)
+    cluster.remove_node(victim, allow_graceful=False)
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    assert errors == []
+    assert scores.committed_units(run) == {unit.name for unit in units}
+    good = [scores.read_label(run, label).num_rows for label in range(classes)]
+    assert sum(good) + len(scores.read_dropped(run)) == len(pictures(classes, 4))
+    times = len(begun.read_text().splitlines())
+    print(f"{classes} shards, begun {times} times")
+    # What the lost node had begun, and what it had finished but nobody had fetched.
+    assert classes < times <= classes + 4

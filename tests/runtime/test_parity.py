@@ -10,7 +10,7 @@ from raydd import cli
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
-EXECUTORS = {"local": "--executor local", "ray3": "--workers 3"}
+EXECUTORS = {"local": "--executor local", "ray1": "--workers 1", "ray3": "--workers 3"}
 
 
 def raydd(line: str) -> None:
@@ -36,8 +36,8 @@ def test_classes_and_students_are_identical(teacher, tmp_path, capfd):
         students[name] = {path.name: _result(path) for path in (run / "evaluation" / "seeds").glob("*.json")}
     assert len(hashes["local"]) == 10
     assert len(students["local"]) == 2
-    assert hashes["local"] == hashes["ray3"]
-    assert students["local"] == students["ray3"]
+    assert hashes["local"] == hashes["ray1"] == hashes["ray3"]
+    assert students["local"] == students["ray1"] == students["ray3"]
     assert capfd.readouterr().err == ""
 
 
