@@ -61,8 +61,8 @@ def literal(matching: Matching, noise: Tensor) -> Curve:
         for layer, (w, b) in enumerate(layers):
             a = F.conv2d(a, w, b, padding=1) if not layer else F.conv2d(a, w, b, 2, 1, groups=GROUPS)
             a = F.leaky_relu(a, SLOPE) if layer < len(layers) - 1 else a
-        z = (a.mean((2, 3)) - target.mean) / target.std
-        gap = z.sort(0).values - target.quantiles
+        z = (a.mean((2, 3)) - target.mean[0]) / target.std[0]
+        gap = z.sort(0).values - target.quantiles[0]
         matched, off = gap.abs().sum() + gap.square().sum(), norm_gap(noise)
         loss = KAPPA / net.features * count * matched + off.abs().sum() + off.square().sum()
         optimizer.zero_grad()

@@ -1,7 +1,8 @@
 """DsCo's first half from source to distilled set: latents of the real images, then noise optimization class by class.
 
-Stages: the source's latents in one Ray Data pass (`RUN/latents`), then each class as a unit that saves its half-done
-state between sampling steps. Source-free optimization reads no images: the source gives nothing but class names.
+Stages: the source's latents in one Ray Data pass (`RUN/latents`), then each class, or pack of classes, as a unit that
+saves its half-done state between sampling steps. Source-free optimization reads no images: the source gives nothing
+but class names.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import torch
 
 from raydd.distill.dsco.config import DscoConfig
 from raydd.distill.dsco.datafree import Templates, synthesize_free, template_statistics
-from raydd.distill.dsco.loop import State, chunks
+from raydd.distill.dsco.loop import State, Task, chunks
 from raydd.distill.dsco.nopt import synthesize
 from raydd.distill.output import OutputConfig
 from raydd.errors import UserError
@@ -27,8 +28,8 @@ from raydd.store import events, scores
 from raydd.store.distilled import DistilledImage
 from raydd.store.run import LATENTS, Run
 
-# Names of the source-free statistics in a unit's state.
-TEMPLATES = ("templates-mean", "templates-std")
+# Names of a class's source-free statistics in a unit's state.
+TEMPLATES = ("templates-mean-{}", "templates-std-{}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,19 +89,42 @@ class Dsco:
         load = functools.partial(_load_encoder, self, job)
         return Scoring(config, None, load, size=open_prior(job, "cpu").image_size, folder=LATENTS)
 
-    def build(
-        self, job: Job, label: int, tables: Run | None, teacher: Teacher | None, work: UnitWork
-    ) -> list[DistilledImage]:
-        """The `ipc` synthetic images of one class, chunk by chunk; a worker that was lost is resumed between steps."""
+    def packs(self, job: Job) -> list[tuple[int, ...]]:
+        """All classes of the job, `pack` at a time."""
+        return job.packs(self.nopt.pack)
+
+    def build_pack(
+        self,
+        job: Job,
+        labels: tuple[int, ...],
+        wanted: tuple[int, ...],
+        tables: Run | None,
+        teacher: Teacher | None,
+        work: UnitWork,
+    ) -> list[list[DistilledImage]]:
+        """The `ipc` synthetic images of each class, chunk by chunk; a worker that was lost is resumed between steps.
+
+        All of a pack is computed, whatever is wanted, because the shape of a batch decides its last bits; a class
+        that is not wanted may have no image or break down.
+        """
         prior = open_prior(job, work.device, self.nopt.guidance_channels)
-        reals = None
-        if self.reads_source:
-            table = scores.read_label(tables, label)
-            if table is None:
-                raise UserError(f"class {job.classes[label]!r} has no readable image: use --access free for it")
-            reals = read_latents(table, prior.latent_shape)
-        latents = Chunks(self, job, label, prior, reals, work).run()
-        return to_images(prior, latents, job, self.output, teacher)
+        reals = _read_reals(job, labels, wanted, tables, prior) if self.reads_source else dict.fromkeys(labels)
+        latents = Chunks(self, job, prior, reals, wanted, work).run()
+        return [to_images(prior, latents[i], job, self.output, teacher) if i in latents else [] for i in labels]
+
+
+def _read_reals(
+    job: Job, labels: tuple[int, ...], wanted: tuple[int, ...], tables: Run | None, prior: Prior
+) -> dict[int, torch.Tensor]:
+    """Latents of the classes that have readable images. Raises `UserError` for a wanted class without one."""
+    found = {}
+    for label in labels:
+        table = scores.read_label(tables, label)
+        if table is not None:
+            found[label] = read_latents(table, prior.latent_shape)
+        elif label in wanted:
+            raise UserError(f"class {job.classes[label]!r} has no readable image: use --access free for it")
+    return found
 
 
 def _load_encoder(method: Dsco, job: Job, device: str) -> LatentEncoder:
@@ -110,55 +134,68 @@ def _load_encoder(method: Dsco, job: Job, device: str) -> LatentEncoder:
 
 @dataclasses.dataclass(frozen=True)
 class Chunks:
-    """The chunks of one class, in order; finished ones and the half-done one are kept in the unit's state."""
+    """The chunks of the classes of a pack, in order; finished ones and the half-done one are kept in the unit's state.
+
+    reals: by label, the classes that can be made, with their latents (None where the source is not looked at).
+    """
 
     method: Dsco
     job: Job
-    label: int
     prior: Prior
-    reals: torch.Tensor | None
+    reals: dict[int, torch.Tensor | None]
+    wanted: tuple[int, ...]
     work: UnitWork
 
-    def run(self) -> torch.Tensor:
-        """Latents fp32 [IPC, Ch, H, W] on the CPU."""
+    def run(self) -> dict[int, torch.Tensor]:
+        """Latents fp32 [IPC, Ch, H, W] on the CPU, by label."""
         sizes = chunks(self.job.ipc, self.method.nopt.chunk)
-        saved = self.work.load_state()
+        saved, start, first = self.work.load_state(), None, 0
         kept = {} if saved is None else dict(saved.tensors)
-        start = None if saved is None else State(saved.facts["next_i"], kept.pop("x"), saved.facts["log"])
-        if self.method.nopt.access == "free" and TEMPLATES[0] not in kept:
-            kept |= zip(TEMPLATES, dataclasses.astuple(template_statistics(self.prior, **self._named())))
-        for chunk, count in enumerate(sizes):
-            if saved is not None and chunk < saved.facts["chunk"]:
-                continue
+        if "x" in kept:
+            start, first = State(saved.facts["next_i"], kept.pop("x"), saved.facts["logs"]), saved.facts["chunk"]
+        if self.method.nopt.access == "free":
+            self._fill_templates(kept)
+        for chunk, count in list(enumerate(sizes))[first:]:
             kept[f"chunk-{chunk}"] = self._one(chunk, count, kept, start)
             start = None
-        return torch.cat([kept[f"chunk-{chunk}"] for chunk in range(len(sizes))])
+        classes = len(self.reals)
+        parts = [kept[f"chunk-{chunk}"].unflatten(0, (classes, count)) for chunk, count in enumerate(sizes)]
+        return dict(zip(self.reals, torch.cat(parts, 1), strict=True))
+
+    def _fill_templates(self, kept: dict[str, torch.Tensor]) -> None:
+        """Add the source-free statistics of the classes that lack them, saving between classes."""
+        for done, label in enumerate(self.reals, 1):
+            names = [name.format(label) for name in TEMPLATES]
+            if names[0] in kept:
+                continue
+            found = template_statistics(self.prior, self._task(label, 0, 0), self.method.nopt)
+            kept |= zip(names, dataclasses.astuple(found))
+            if self.work.due():
+                self.work.save_state(kept, done)
 
     def _one(self, chunk: int, count: int, kept: dict[str, torch.Tensor], start: State | None) -> torch.Tensor:
         nopt = self.method.nopt
+        # Steps count on from those of the templates.
+        before = len(self.reals) if nopt.access == "free" else 0
 
         def on_step(state: State) -> None:
             if state.next_i >= 0 and self.work.due():
-                step = (chunk + 1) * nopt.steps - 1 - state.next_i
-                facts = {"chunk": chunk, "next_i": state.next_i, "log": state.log}
+                step = before + (chunk + 1) * nopt.steps - 1 - state.next_i
+                facts = {"chunk": chunk, "next_i": state.next_i, "logs": state.logs}
                 self.work.save_state(kept | {"x": state.x}, step, facts)
 
-        options = self._named() | {"ipc": count, "chunk": chunk, "start_state": start, "on_step": on_step}
+        tasks = [self._task(label, count, chunk) for label in self.reals]
+        options = {"start_state": start, "on_step": on_step}
         if nopt.access == "free":
-            templates = Templates(*(kept[name] for name in TEMPLATES))
-            result = synthesize_free(self.prior, templates, **options)
+            templates = [Templates(*(kept[name.format(label)] for name in TEMPLATES)) for label in self.reals]
+            result = synthesize_free(self.prior, templates, tasks, nopt, **options)
         else:
-            result = synthesize(self.prior, self.reals, **options)
-        name = self.job.classes[self.label]
-        events.append(Run(self.job.out), "noise_optimized", name=name, chunk=chunk, steps=result.log)
+            result = synthesize(self.prior, list(self.reals.values()), tasks, nopt, **options)
+        for task, log in zip(tasks, result.logs):
+            if task.wanted:
+                events.append(Run(self.job.out), "noise_optimized", name=task.class_name, chunk=chunk, steps=log)
         return result.latents.cpu()
 
-    def _named(self) -> dict[str, Any]:
-        """What every call on this class is told."""
-        label = None if self.prior.num_classes is None else self.label
-        return {
-            "class_name": self.job.classes[self.label],
-            "label": label,
-            "config": self.method.nopt,
-            "seed": self.job.seed,
-        }
+    def _task(self, label: int, count: int, chunk: int) -> Task:
+        own = None if self.prior.num_classes is None else label
+        return Task(self.job.classes[label], own, count, self.job.seed, chunk, wanted=label in self.wanted)

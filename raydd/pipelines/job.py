@@ -122,6 +122,11 @@ class Job:
         index = self.source.index()
         return index["key"].filter(pc.equal(index["label"], label)).to_pylist()
 
+    def packs(self, several: int) -> list[tuple[int, ...]]:
+        """The labels of all classes, `several` at a time: what is asked for and who is free do not matter."""
+        labels = range(len(self.classes))
+        return [tuple(labels[start : start + several]) for start in range(0, len(labels), several)]
+
 
 def open_teacher(
     name: str, source: Source, *, arch: str | None, rows: tuple[int, ...] | None, size: int | None, early: bool = False

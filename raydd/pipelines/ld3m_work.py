@@ -42,12 +42,8 @@ def pack_of(job: Job, labels: tuple[int, ...]) -> Pack:
 
 
 def packs(learn: Ld3mConfig, job: Job) -> list[tuple[int, ...]]:
-    """All classes for MTT; else as many whole classes as fill a chunk. Only the configuration decides."""
-    labels = range(len(job.classes))
-    if learn.loss == "mtt":
-        return [tuple(labels)]
-    several = max(1, learn.chunk // job.ipc)
-    return [tuple(labels[start : start + several]) for start in range(0, len(labels), several)]
+    """All classes for MTT; else as many whole classes as fill a chunk."""
+    return job.packs(len(job.classes) if learn.loss == "mtt" else max(1, learn.chunk // job.ipc))
 
 
 def matcher_of(learn: Ld3mConfig, size: int) -> str:

@@ -77,22 +77,34 @@ def test_seeds_and_modes_differ(tree, tmp_path, prior):
     assert not (tmp_path / "free" / "latents").exists() and not (tmp_path / "plain" / "latents").exists()
 
 
+@pytest.fixture
+def interrupt(tree, tmp_path, prior, monkeypatch):
+    """Makes a set undisturbed, and one that saves its state whenever it can and is lost after so many times."""
+
+    def run(method: Dsco, stop_at: int) -> None:
+        distill(options(tree, tmp_path / "calm", prior), method, LOCAL)
+        monkeypatch.setattr(checkpoints.SaveClock, "due", lambda self: True)
+        saves, original = [], checkpoints.UnitWork.save_state
+
+        def dying(self, tensors, step, facts=None):
+            original(self, tensors, step, facts)
+            saves.append(step)
+            if len(saves) == stop_at:
+                raise RuntimeError("lost")
+
+        monkeypatch.setattr(checkpoints.UnitWork, "save_state", dying)
+        with pytest.raises(Unfinished, match="lost"):
+            distill(options(tree, tmp_path / "lost", prior), method, LOCAL)
+        # A state replaces an earlier one, so its step must be larger.
+        assert saves[:stop_at] == sorted(set(saves[:stop_at]))
+
+    return run
+
+
 @pytest.mark.parametrize("stop_at", [1, 5])
-def test_a_lost_worker_goes_on_between_steps(tree, tmp_path, prior, monkeypatch, stop_at):
+def test_a_lost_worker_goes_on_between_steps(tree, tmp_path, prior, monkeypatch, interrupt, stop_at):
     method = Dsco("dsco", dataclasses.replace(SMALL, chunk=1))
-    distill(options(tree, tmp_path / "calm", prior), method, LOCAL)
-    monkeypatch.setattr(checkpoints.SaveClock, "due", lambda self: True)
-    saves, original = [], checkpoints.UnitWork.save_state
-
-    def dying(self, tensors, step, facts=None):
-        original(self, tensors, step, facts)
-        saves.append(step)
-        if len(saves) == stop_at:
-            raise RuntimeError("lost")
-
-    monkeypatch.setattr(checkpoints.UnitWork, "save_state", dying)
-    with pytest.raises(Unfinished, match="lost"):
-        distill(options(tree, tmp_path / "lost", prior), method, LOCAL)
+    interrupt(method, stop_at)
     denoised, denoise = [], OpenedPrior.denoise
     monkeypatch.setattr(
         OpenedPrior, "denoise", lambda self, x, s, i, *a: denoised.append(i) or denoise(self, x, s, i, *a)
@@ -102,6 +114,43 @@ def test_a_lost_worker_goes_on_between_steps(tree, tmp_path, prior, monkeypatch,
     assert len(denoised) == 8 - (1 if stop_at == 1 else 6)
     distill(options(tree, tmp_path / "lost", prior), method, LOCAL)
     assert hashes(tmp_path / "lost") == hashes(tmp_path / "calm")
+
+
+@pytest.mark.parametrize("access", ["source", "free"])
+@pytest.mark.parametrize("stop_at", [1, 5])
+def test_a_pack_that_is_lost_goes_on_between_steps(tree, tmp_path, prior, interrupt, access, stop_at):
+    """Source-free, the first two states are those of the templates of two classes."""
+    method = Dsco("dsco", dataclasses.replace(SMALL, chunk=1, pack=2, access=access, templates=4))
+    interrupt(method, stop_at)
+    distill(options(tree, tmp_path / "lost", prior), method, LOCAL)
+    assert hashes(tmp_path / "lost") == hashes(tmp_path / "calm")
+    assert [event for event in events.read(Run(str(tmp_path / "lost"))) if event["event"] == "unit_resumed"]
+
+
+def test_one_class_of_a_pack_is_made_again_and_alone(tree, tmp_path, prior):
+    method = Dsco("dsco", dataclasses.replace(SMALL, pack=2))
+    distill(options(tree, tmp_path / "all", prior), method, LOCAL)
+    before = hashes(tmp_path / "all")
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "all").rglob("images.parquet")}
+    distill(options(tree, tmp_path / "all", prior, classes="1", force=True), method, LOCAL)
+    assert hashes(tmp_path / "all") == before
+    changed = {path.parent.name for path, at in files.items() if path.stat().st_mtime_ns != at}
+    assert changed == {"label=1"}
+    # Its pack is computed whole where it is the only one asked for.
+    distill(options(tree, tmp_path / "one", prior, classes="1"), method, LOCAL)
+    assert hashes(tmp_path / "one") == {"1": before["1"]}
+    logs = [event["name"] for event in events.read(Run(str(tmp_path / "one"))) if event["event"] == "noise_optimized"]
+    assert logs == ["1"]
+
+
+def test_a_class_without_images_stands_in_the_way_of_itself_only(tmp_path, prior):
+    tree = write_tree(tmp_path / "tree")
+    for path in (tree / "train" / "1").iterdir():
+        path.write_bytes(b"broken")
+    method = Dsco("dsco", dataclasses.replace(SMALL, pack=3))
+    with pytest.raises(Unfinished, match="'1' has no readable image"):
+        distill(options(tree, tmp_path / "run", prior), method, LOCAL)
+    assert set(distill(options(tree, tmp_path / "run", prior, classes="0,2"), method, LOCAL)["hashes"]) == {"0", "2"}
 
 
 def test_a_prior_that_breaks_down_fails_its_class_only(tree, tmp_path, prior, monkeypatch):

@@ -74,6 +74,9 @@ class DscoConfig:
     feature_precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     # Most images that are optimized together; more are cut into near-equal chunks (ours; released: no limit).
     chunk: int = 256
+    # Classes that share the batches of denoiser and feature net, for GPUs that one class leaves idle (released: 1). The
+    # images are those of one class at a time, rounding apart.
+    pack: int = 1
     # Source-free: what is matched, maps of the feature net or raw latents (NODD).
     features: Literal["maps", "latent"] = "maps"
     # Source-free: samples per class behind the statistics (released: 200).
@@ -110,6 +113,7 @@ class DscoConfig:
             "num_extractors": 1,
             "iterations": 0,
             "chunk": 1,
+            "pack": 1,
             "templates": 2,
             "rows_per_image": 1,
         }
@@ -125,6 +129,8 @@ class DscoConfig:
                 raise UserError(f"--{name} {value}: must be above 0 and at most {high:g}")
         if self.optimizer == "shell" and (self.norm, self.stop) != ("project", "none"):
             raise UserError("--optimizer shell goes with --norm project and --stop none: change them, or use sgd")
+        if self.pack > 1 and (self.extractor, self.stop) != ("shared", "none"):
+            raise UserError(f"--pack {self.pack} goes with --extractor shared and --stop none: change them, or use 1")
         if self.access == "free" and self.start == "real":
             raise UserError("--start real needs images: use --access source, or another start")
 

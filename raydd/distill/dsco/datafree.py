@@ -12,7 +12,7 @@ before it is standardized, so the exact shortcut of `features.py` does not apply
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ LATENT_FACTOR = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Templates:
-    """mean, std fp32 [T, ...] of every level that a step leaves: row i belongs to step i (row 0 is unused)."""
+    """mean, std fp32 [T, channels, 1] of every level that a step leaves: row i belongs to step i (row 0 is unused)."""
 
     mean: Tensor
     std: Tensor
@@ -47,26 +47,25 @@ def template_net(prior: Prior, config: DscoConfig, seed: int) -> FeatureNet | No
 
 
 @torch.no_grad()
-def template_statistics(
-    prior: Prior, *, class_name: str, label: int, config: DscoConfig, seed: int, batch: int = 64
-) -> Templates:
-    """Statistics of `config.templates` plain samples of a class; the same for every `ipc` and chunk.
+def template_statistics(prior: Prior, task: Task, config: DscoConfig, batch: int = 64) -> Templates:
+    """Statistics of `config.templates` plain samples of the task's class; the same for every count and chunk.
 
     Raises `UserError` where no step injects noise, `FloatingPointError` for a prior that breaks down.
     """
     config.check()
-    schedule, net = prior.schedule(config.steps), template_net(prior, config, seed)
+    schedule, net = prior.schedule(config.steps), template_net(prior, config, task.seed)
     check_noise(schedule, config.eta)
-    task = Task(class_name, label, config.templates, seed, batch=batch)
-    key = (seed, class_name, "template")
-    x = schedule.start * prior.draw(task.count, torch_rng(*key, "start"))
+    tasks = (dataclasses.replace(task, count=config.templates, batch=batch),)
+    key = (task.seed, task.class_name, "template")
+    x = schedule.start * prior.draw(config.templates, torch_rng(*key, "start"))
     found: list[tuple[Tensor, Tensor]] = []
     for i in reversed(range(1, len(schedule))):
-        prediction = predict(prior, x, schedule, i, label, config.guidance, batch)
+        prediction = predict(prior, x, schedule, i, tasks, config.guidance)
         mean, std = posterior(prediction, schedule, i, config.eta)
-        x = mean + std * prior.draw(task.count, torch_rng(*key, "step", i))
-        check_finite(x, task, i, "the template samples")
-        found.append(_moments(torch.cat([_map(net, part) for part in x.split(batch)])))
+        x = mean + std * prior.draw(config.templates, torch_rng(*key, "step", i))
+        check_finite(x, tasks, i, "the template samples")
+        moments = _moments(torch.cat([_map(net, part) for part in x.split(batch)])[None])
+        found.append(tuple(t[0] for t in moments))
     unused = tuple(torch.zeros_like(t) for t in found[0])
     means, stds = zip(unused, *reversed(found))
     return Templates(torch.stack(means), torch.stack(stds))
@@ -74,37 +73,35 @@ def template_statistics(
 
 def synthesize_free(
     prior: Prior,
-    templates: Templates,
-    *,
-    class_name: str,
-    label: int,
-    ipc: int,
+    templates: Sequence[Templates],
+    tasks: Sequence[Task],
     config: DscoConfig,
-    seed: int,
-    chunk: int = 0,
-    batch: int = 256,
+    *,
     start_state: State | None = None,
     on_step: Callable[[State], None] | None = None,
 ) -> Result:
-    """`ipc` latents of a class from its `template_statistics`; otherwise as `nopt.synthesize`."""
+    """The tasks' latents from each class's `template_statistics`; otherwise as `nopt.synthesize`."""
     config.check()
     config = config.at(prior.latent_shape)
-    schedule, net = prior.schedule(config.steps), template_net(prior, config, seed)
+    schedule, net = prior.schedule(config.steps), template_net(prior, config, tasks[0].seed)
     check_noise(schedule, config.eta)
-    task = Task(class_name, label, ipc, seed, chunk, batch)
+    statistics = [
+        torch.stack([getattr(found, name) for found in templates], 1).to(prior.device) for name in ("mean", "std")
+    ]
 
     def objective_at(i: int, mean: Tensor, std: Tensor) -> FreeMatching:
-        statistics = tuple(t[i].to(mean.device) for t in (templates.mean, templates.std))
-        return FreeMatching(net, *statistics, mean, std, config)
+        return FreeMatching(net, *(t[i] for t in statistics), mean, std, config)
 
-    noise = start_noise("gaussian", ipc, prior.latent_shape, task.key("start")).to(prior.device)
-    state = start_state or State(len(schedule) - 1, schedule.start * noise, [])
-    return descend(prior, schedule, state, task, config, objective_at, on_step)
+    state = start_state
+    if state is None:
+        noise = torch.cat([start_noise("gaussian", t.count, prior.latent_shape, t.key("start")) for t in tasks])
+        state = State(len(schedule) - 1, schedule.start * noise.to(prior.device), [[] for _ in tasks])
+    return descend(prior, schedule, state, tasks, config, objective_at, on_step)
 
 
 @dataclasses.dataclass(frozen=True)
 class FreeMatching:
-    """The objective of one step; `target_mean`, `target_std` are one step's rows of `Templates`."""
+    """The objective of one step; `target_mean`, `target_std` [B, channels, 1] are one step's rows of `Templates`."""
 
     net: FeatureNet | None
     target_mean: Tensor
@@ -114,32 +111,35 @@ class FreeMatching:
     config: DscoConfig
 
     def loss(self, noise: Tensor) -> Tensor:
-        """The statistics' terms per channel: the number to log."""
+        """The statistics' terms per channel, [B]: what to log."""
         return self(noise)[0]
 
     def __call__(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The statistics' terms per channel, and the gradient of J to the noise [K, Ch, H, W]."""
+        """The statistics' terms per channel, [B], and the gradient of J to the noise [B * K, Ch, H, W]."""
         with torch.enable_grad():
             noise = noise.detach().requires_grad_()
-            z = (_map(self.net, self.mean + self.std * noise) - self.target_mean) / self.target_std
+            maps = _map(self.net, self.mean + self.std * noise)
+            maps = maps.view(len(self.target_mean), -1, *maps.shape[1:])
+            z = (maps - self.target_mean[:, None]) / self.target_std[:, None]
             mean, std = _moments(z)
-            gaps = absolute_and_square(mean)[0] + absolute_and_square(std - 1)[0]
+            gaps = (absolute_and_square(mean)[0] + absolute_and_square(std - 1)[0]) / mean[0].numel()
             factor = LATENT_FACTOR if self.net is None else 1.0
-            total = factor * self.config.kappa_free / mean.numel() * gaps
+            total = factor * self.config.kappa_free * gaps.sum()
             total = total + self.config.cosine_weight * nearest_cosines(z).sum()
             if self.config.norm == "penalty":
-                total = total + self.config.norm_weight * absolute_and_square(norm_gap(noise))[0]
+                off = norm_gap(noise)
+                total = total + self.config.norm_weight * absolute_and_square(off[:, None])[0]
             (grad,) = torch.autograd.grad(total, noise)
-        return gaps.detach() / mean.numel(), grad
+        return gaps.detach(), grad
 
 
 def nearest_cosines(z: Tensor) -> Tensor:
-    """Of every sample of z [K, ...], its largest cosine to another sample, [K]; zero for a single sample."""
-    flat = torch.nn.functional.normalize(z.flatten(1), dim=1)
-    if len(z) == 1:
-        return 0 * flat.sum(1)
-    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    return (flat @ flat.T).masked_fill(own, -2).max(1).values
+    """Of every sample of z [B, K, ...], its largest cosine to another of its class, [B, K]; zero for single samples."""
+    flat = torch.nn.functional.normalize(z.flatten(2), dim=2)
+    if z.shape[1] == 1:
+        return 0 * flat.sum(2)
+    own = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
+    return (flat @ flat.mT).masked_fill(own, -2).max(2).values
 
 
 def _map(net: FeatureNet | None, x: Tensor) -> Tensor:
@@ -148,6 +148,9 @@ def _map(net: FeatureNet | None, x: Tensor) -> Tensor:
 
 
 def _moments(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased deviation of every channel over samples and positions, shaped [channels, 1]."""
-    std, mean = torch.std_mean(z, (0, 2), correction=0, keepdim=True)
-    return mean[0], std[0].clamp(min=max(FLOOR * float(std.detach().median()), 1e-30))
+    """Mean and biased deviation of every class's channels over its samples and positions: z [B, K, channels,
+    positions] to [B, channels, 1]."""
+    std, mean = torch.std_mean(z, (1, 3), correction=0, keepdim=True)
+    std = std[:, 0]
+    floor = (FLOOR * std.detach().median(1, keepdim=True).values).clamp(min=1e-30)
+    return mean[:, 0], std.clamp(min=floor)

@@ -4,13 +4,14 @@
     for i = T-1 ... 0:   mu, s <- prior's step;   eps <- minimize J(eps) from a keyed draw;   x <- mu + s * eps
 
 The loop stops for its caller after every step: what it hands over is all that is needed to go on from there, and going
-on gives the same bits. A step is redone rather than saved in its middle. All K samples are optimized together, but the
-denoiser may see them in batches of any size.
+on gives the same bits. A step is redone rather than saved in its middle. All K samples of a class are optimized
+together, but the denoiser may see them in batches of any size. Several classes may share the batches of the denoiser
+and of the feature net (a pack); nothing else of one class touches another.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +32,8 @@ class Task:
 
     `class_name` enters every random key, so that a class's images do not depend on which others there are. `label` is
     the prior's label of the class, None for an unconditional prior. `batch` is how many the denoiser sees at once.
+    `wanted`: a class that is in a pack only for the pack's sake may break down. All tasks of a pack have the same
+    `count`, `seed`, `chunk` and `batch`.
     """
 
     class_name: str
@@ -39,6 +42,7 @@ class Task:
     seed: int
     chunk: int = 0
     batch: int = 256
+    wanted: bool = True
 
     def key(self, *parts: object) -> tuple:
         """Key of a draw that belongs to these images."""
@@ -47,24 +51,25 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Between two steps: the next step's index (-1: finished), its sample x fp32 [K, Ch, H, W], one dict per step."""
+    """Between two steps: the next step's index (-1: finished), its samples x fp32 [B * K, Ch, H, W] of B classes, and
+    for each class one dict per step."""
 
     next_i: int
     x: Tensor
-    log: list[dict[str, Any]]
+    logs: list[list[dict[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Clean latents fp32 [K, Ch, H, W] for `Prior.decode`, and the log: per step the loss before and after, the mean
-    of | ||eps_j|| - sqrt(D) |, iterations, seconds."""
+    """Clean latents fp32 [B * K, Ch, H, W] for `Prior.decode`, class by class, and the log of each: per step the loss
+    before and after, the mean of | ||eps_j|| - sqrt(D) |, iterations, seconds (its share of the pack's)."""
 
     latents: Tensor
-    log: list[dict[str, Any]]
+    logs: list[list[dict[str, Any]]]
 
 
 class StepObjective(Protocol):
-    """What is minimized at one step: called, it gives the loss to watch and the gradient to follow."""
+    """What is minimized at one step: called, it gives each class's loss [B], to watch, and the gradient to follow."""
 
     def __call__(self, noise: Tensor) -> tuple[Tensor, Tensor]: ...
 
@@ -90,15 +95,21 @@ def _injected(schedule: Schedule, i: int) -> float:
     return sigma_next**2 * max(0.0, 1 - (alpha * sigma_next / (alpha_next * sigma)) ** 2)
 
 
-def predict(
-    prior: Prior, x: Tensor, schedule: Schedule, i: int, label: int | None, guidance: float, batch: int
-) -> Prediction:
-    """`Prior.denoise` without gradients in batches of at most `batch`, all of one label."""
+def draw(prior: Prior, tasks: Sequence[Task], *key: object) -> Tensor:
+    """Noise fp32 [B * K, Ch, H, W], every class's from its own key."""
+    return torch.cat([prior.draw(task.count, torch_rng(*task.key(*key))) for task in tasks])
+
+
+def predict(prior: Prior, x: Tensor, schedule: Schedule, i: int, tasks: Sequence[Task], guidance: float) -> Prediction:
+    """`Prior.denoise` of the tasks' samples without gradients, in batches of at most `Task.batch`."""
+    batch, labels = tasks[0].batch, None
+    if tasks[0].label is not None:
+        labels = torch.tensor([task.label for task in tasks], device=x.device).repeat_interleave(tasks[0].count)
     parts = []
     with torch.no_grad():
-        for part in x.split(batch):
-            labels = None if label is None else torch.full((len(part),), label, device=x.device)
-            parts.append(prior.denoise(part, schedule, i, labels, guidance))
+        for start in range(0, len(x), batch):
+            some = slice(start, start + batch)
+            parts.append(prior.denoise(x[some], schedule, i, None if labels is None else labels[some], guidance))
     joined = (torch.cat([getattr(p, name) for p in parts]) for name in ("clean", "noise"))
     variance = None if parts[0].variance is None else torch.cat([p.variance for p in parts])
     return Prediction(*joined, variance)
@@ -108,7 +119,7 @@ def descend(
     prior: Prior,
     schedule: Schedule,
     state: State,
-    task: Task,
+    tasks: Sequence[Task],
     config: DscoConfig,
     objective_at: Callable[[int, Tensor, Tensor], StepObjective],
     on_step: Callable[[State], None] | None = None,
@@ -116,39 +127,45 @@ def descend(
     """Run the steps that `state` has before it; `objective_at(i, mean, std)` makes the objective of step i.
 
     `on_step` is called with the new state after every step; what it raises ends the loop. Raises `FloatingPointError`
-    that names class and step where the prior or the optimization leaves the finite numbers.
+    that names class and step where the prior or the optimization of a wanted class leaves the finite numbers.
     """
     while state.next_i >= 0:
         i, began = state.next_i, time.perf_counter()
-        prediction = predict(prior, state.x, schedule, i, task.label, config.guidance, task.batch)
+        prediction = predict(prior, state.x, schedule, i, tasks, config.guidance)
         mean, std = posterior(prediction, schedule, i, config.eta)
-        check_finite(mean, task, i, "the prior's prediction")
-        facts: dict[str, Any] = {"step": i}
+        check_finite(mean, tasks, i, "the prior's prediction")
+        facts: list[dict[str, Any]] = [{} for _ in tasks]
         if i == 0 or float(std.max()) == 0:
             x = mean
         else:
-            noise = prior.draw(task.count, torch_rng(*task.key("step", i)))
-            x, more = _optimize(objective_at(i, mean, std), mean, std, noise, config)
-            facts |= more
-        check_finite(x, task, i, "the optimized sample")
-        facts["seconds"] = round(time.perf_counter() - began, 4)
-        state = State(i - 1, x, [*state.log, facts])
+            noise = draw(prior, tasks, "step", i)
+            x, facts = _optimize(objective_at(i, mean, std), mean, std, noise, config, len(tasks))
+        check_finite(x, tasks, i, "the optimized sample")
+        seconds = round((time.perf_counter() - began) / len(tasks), 4)
+        logs = [[*log, {"step": i, **some, "seconds": seconds}] for log, some in zip(state.logs, facts, strict=True)]
+        state = State(i - 1, x, logs)
         if on_step:
             on_step(state)
-    return Result(state.x, state.log)
+    return Result(state.x, state.logs)
 
 
 def _optimize(
-    objective: StepObjective, mean: Tensor, std: Tensor, noise: Tensor, config: DscoConfig
-) -> tuple[Tensor, dict[str, Any]]:
-    before = float(objective.loss(noise))
-    noise, losses = minimize(objective, noise, config)
-    after = float(objective.loss(noise))
-    deviation = float(norm_gap(noise).abs().mean())
-    return mean + std * noise, dict(before=before, after=after, norm=deviation, iterations=len(losses))
+    objective: StepObjective, mean: Tensor, std: Tensor, noise: Tensor, config: DscoConfig, classes: int
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """The sample after the optimization of its noise, and what the log tells of every class."""
+    before = objective.loss(noise)
+    noise, losses = minimize(objective, noise, config, classes)
+    deviation = norm_gap(noise).abs().view(classes, -1).mean(1)
+    numbers = {"before": before, "after": objective.loss(noise), "norm": deviation}
+    columns = {name: values.tolist() for name, values in numbers.items()}
+    return mean + std * noise, [
+        {name: column[k] for name, column in columns.items()} | {"iterations": len(losses)} for k in range(classes)
+    ]
 
 
-def check_finite(x: Tensor, task: Task, i: int, what: str) -> None:
-    """Raise `FloatingPointError` that names class and step if `x` holds NaN or infinity."""
-    if not torch.isfinite(x).all():
-        raise FloatingPointError(f"class {task.class_name!r}, step {i}: {what} is not finite")
+def check_finite(x: Tensor, tasks: Sequence[Task], i: int, what: str) -> None:
+    """Raise `FloatingPointError` that names step and class if samples of a wanted class hold NaN or infinity."""
+    finite = torch.isfinite(x.view(len(tasks), -1)).all(1).tolist()
+    for task, good in zip(tasks, finite):
+        if task.wanted and not good:
+            raise FloatingPointError(f"class {task.class_name!r}, step {i}: {what} is not finite")

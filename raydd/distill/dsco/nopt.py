@@ -1,11 +1,11 @@
-"""Noise optimization with access to the source (DsCo; spec section 3): one class, or one chunk of it, at a time.
+"""Noise optimization with access to the source (DsCo; spec section 3) of a chunk of one class, or of several classes.
 
 The K samples of a class are drawn together; at every sampling step the noise that the step injects is optimized until
 the samples' random features are distributed as those of the class's real images at the same noise level. No gradient
 passes through the denoiser.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ from torch import Tensor
 from raydd.distill.dsco.config import DscoConfig
 from raydd.distill.dsco.features import DTYPES, FeatureNet
 from raydd.distill.dsco.lattice import medoids, start_noise
-from raydd.distill.dsco.loop import Result, State, Task, check_noise, descend
+from raydd.distill.dsco.loop import Result, State, Task, check_noise, descend, draw
 from raydd.distill.dsco.objective import Matching
-from raydd.distill.dsco.targets import Targets, make_targets, noised_features, topped_up
+from raydd.distill.dsco.targets import Targets, make_targets, noised_features, stacked, topped_up
 from raydd.errors import UserError
 from raydd.keyed import torch_rng
 from raydd.models.prior.base import Prior, Schedule
@@ -23,39 +23,34 @@ from raydd.models.prior.base import Prior, Schedule
 
 def synthesize(
     prior: Prior,
-    reals: Tensor,
-    *,
-    class_name: str,
-    label: int | None,
-    ipc: int,
+    reals: Sequence[Tensor],
+    tasks: Sequence[Task],
     config: DscoConfig,
-    seed: int,
-    chunk: int = 0,
-    batch: int = 256,
+    *,
     start_state: State | None = None,
     on_step: Callable[[State], None] | None = None,
 ) -> Result:
-    """`ipc` latents of a class whose real latents are `reals` [N, Ch, H, W], in key order, any float dtype.
+    """The tasks' latents; `reals` are each class's real latents [N, Ch, H, W], in key order, any float dtype.
 
-    `ipc` counts the images of this chunk (`loop.chunks`). `label` is the prior's (None: unconditional, which needs
-    `start=real`). `on_step` sees the state after every step; given back as `start_state`, it goes on with the same
-    bits. Raises `UserError` for what cannot be optimized, `FloatingPointError` for a prior that breaks down.
+    `Task.count` counts the images of this chunk (`loop.chunks`); an unconditional prior needs `start=real`. `on_step`
+    sees the state after every step; given back as `start_state`, it goes on with the same bits. Raises `UserError` for
+    what cannot be optimized, `FloatingPointError` for a prior that breaks down.
     """
     config.check()
     config = config.at(prior.latent_shape)
-    check_reals(prior, reals, class_name, label, config)
+    for images, task in zip(reals, tasks, strict=True):
+        check_reals(prior, images, task.class_name, task.label, config)
     schedule = prior.schedule(config.steps)
     check_noise(schedule, config.eta)
-    task = Task(class_name, label, ipc, seed, chunk, batch)
-    reals = reals.to(prior.device)
-    nets = feature_nets(prior, config, seed, class_name)
+    reals = [images.to(prior.device) for images in reals]
+    nets = feature_nets(prior, config, tasks[0].seed, tasks[0].class_name)
 
     def objective_at(i: int, mean: Tensor, std: Tensor) -> Matching:
-        targets = targets_at(nets, reals, schedule, i, task, config)
-        return Matching(nets, targets, mean, std, config)
+        found = [targets_at(nets, images, schedule, i, task, config) for images, task in zip(reals, tasks)]
+        return Matching(nets, [stacked(of_net) for of_net in zip(*found)], mean, std, config)
 
-    state = start_state or start(prior, reals, schedule, task, config)
-    return descend(prior, schedule, state, task, config, objective_at, on_step)
+    state = start_state or start(prior, reals, schedule, tasks, config)
+    return descend(prior, schedule, state, tasks, config, objective_at, on_step)
 
 
 def check_reals(prior: Prior, reals: Tensor, class_name: str, label: int | None, config: DscoConfig) -> None:
@@ -80,7 +75,7 @@ def feature_nets(prior: Prior, config: DscoConfig, seed: int, class_name: str) -
 def targets_at(
     nets: list[FeatureNet], reals: Tensor, schedule: Schedule, i: int, task: Task, config: DscoConfig
 ) -> list[Targets]:
-    """Targets of step i for `task.count` samples, per net; the noise is the class's, whatever count and chunk."""
+    """Targets of step i for a class's `task.count` samples, per net; the noise is the class's, whatever the chunk."""
     level = schedule.level(i - 1 if config.target_level == "after" else i)
     key = (task.seed, task.class_name, "target", i)
     reals, rounds = thinned(reals, task.count, config, (*key, "subset"))
@@ -107,13 +102,16 @@ def thinned(reals: Tensor, count: int, config: DscoConfig, key: tuple) -> tuple[
     return reals[kept.to(reals.device)], 1
 
 
-def start(prior: Prior, reals: Tensor, schedule: Schedule, task: Task, config: DscoConfig) -> State:
+def start(
+    prior: Prior, reals: Sequence[Tensor], schedule: Schedule, tasks: Sequence[Task], config: DscoConfig
+) -> State:
     """The state before the first step: noise at the last level, or medoids of the class noised to `real_level`."""
-    key, last = task.key("start"), len(schedule) - 1
+    last, logs = len(schedule) - 1, [[] for _ in tasks]
     if config.start != "real":
-        noise = start_noise(config.start, task.count, prior.latent_shape, key, config.start_unit_variance)
-        return State(last, schedule.start * noise.to(prior.device), [])
+        unit = config.start_unit_variance
+        each = [start_noise(config.start, t.count, prior.latent_shape, t.key("start"), unit) for t in tasks]
+        return State(last, schedule.start * torch.cat(each).to(prior.device), logs)
     i = min(last, max(1, round(config.real_level * len(schedule)) - 1))
     alpha, sigma = schedule.level(i)
-    rows = reals[medoids(reals, task.count, key)].float()
-    return State(i, alpha * rows + sigma * prior.draw(task.count, torch_rng(*key)), [])
+    rows = [images[medoids(images, task.count, task.key("start"))].float() for images, task in zip(reals, tasks)]
+    return State(i, alpha * torch.cat(rows) + sigma * draw(prior, tasks, "start"), logs)

@@ -5,7 +5,8 @@
     J = kappa / F * K * L_sort + norm_weight * L_norm
 
 The gradient of L_sort to z is sign(r) + 2 r, the same as through the sort; ties are ranked by sample index. The feature
-net's own backward takes it to eps, so nothing here builds a graph.
+net's own backward takes it to eps, so nothing here builds a graph. Samples of several classes lie one class after
+another; their targets are stacked, and no term joins two classes.
 """
 
 import dataclasses
@@ -23,15 +24,15 @@ FIXED_COUNT = 10
 
 
 def sort_residual(z: Tensor, quantiles: Tensor) -> Tensor:
-    """r [K, F]: z minus the quantile of its rank among the K samples, per feature."""
-    order = z.T.contiguous().argsort(dim=1, stable=True)
-    assigned = torch.empty_like(z.T, memory_format=torch.contiguous_format).scatter_(1, order, quantiles.T)
-    return z - assigned.T
+    """r [..., K, F]: z minus the quantile of its rank among the K samples, per feature (and class)."""
+    columns = z.mT.contiguous()
+    order = columns.argsort(dim=-1, stable=True)
+    return z - torch.empty_like(columns).scatter_(-1, order, quantiles.mT).mT
 
 
 def absolute_and_square(t: Tensor) -> tuple[Tensor, Tensor]:
-    """sum |t| + t^2, and its gradient."""
-    return (t.abs() + t.square()).sum(), t.sign() + 2 * t
+    """sum |t| + t^2 over the last two axes, and its gradient."""
+    return (t.abs() + t.square()).sum((-2, -1)), t.sign() + 2 * t
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ def shell(noise: Tensor) -> Tensor:
 class Matching:
     """The objective of one step: nets and their targets, and where the noise leads, x = mean + std * noise.
 
-    mean [K, Ch, H, W]; std broadcasts to it.
+    `targets` are, per net, those of B classes (`targets.stacked`); mean [B * K, Ch, H, W]; std broadcasts to it.
     """
 
     nets: Sequence[FeatureNet]
@@ -69,25 +70,27 @@ class Matching:
     config: DscoConfig
 
     def loss(self, noise: Tensor) -> Tensor:
-        """l, the sort loss per sample and feature, averaged over nets: the number to log and to compare runs by."""
-        found = [_residual(net(self.mean + self.std * noise), target) for net, target in zip(self.nets, self.targets)]
-        return sum(absolute_and_square(r)[0] / r.numel() for r in found) / len(found)
+        """l [B], each class's sort loss per sample and feature, averaged over nets: what to log and to compare by."""
+        x = self.mean + self.std * noise
+        found = [_residual(net(x), target) for net, target in zip(self.nets, self.targets)]
+        return sum(absolute_and_square(r)[0] / r[0].numel() for r in found) / len(found)
 
     def __call__(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """l, and the gradient of J to the noise [K, Ch, H, W]."""
-        x, count = self.mean + self.std * noise, len(noise)
-        pull = self.config.kappa * (FIXED_COUNT if self.config.k_scaling == "fixed" else count)
-        total, grad = torch.zeros((), device=noise.device), torch.zeros_like(noise)
+        """l [B], and the gradient of J to the noise [B * K, Ch, H, W]."""
+        x, grad, total = self.mean + self.std * noise, torch.zeros_like(noise), 0.0
         for net, target in zip(self.nets, self.targets):
             features, tape = net.forward(x)
+            count = FIXED_COUNT if self.config.k_scaling == "fixed" else target.quantiles.shape[1]
             loss, slope = absolute_and_square(_residual(features, target))
-            slope = slope * (pull / net.features / len(self.nets) / target.std)
-            grad = grad + net.backward(tape, slope) * self.std
-            total = total + loss / slope.numel() / len(self.nets)
+            slope = slope * (self.config.kappa * count / net.features / len(self.nets) / target.std)
+            grad = grad + net.backward(tape, slope.flatten(0, 1)) * self.std
+            total = total + loss / slope[0].numel() / len(self.nets)
         if self.config.norm == "penalty":
             grad = grad + self.config.norm_weight * norm_gradient(noise)
         return total, grad
 
 
 def _residual(features: Tensor, target: Targets) -> Tensor:
-    return sort_residual((features - target.mean) / target.std, target.quantiles)
+    """r [B, K, F] of features [B * K, F]."""
+    z = (features.view(target.quantiles.shape) - target.mean) / target.std
+    return sort_residual(z, target.quantiles)

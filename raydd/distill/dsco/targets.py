@@ -6,6 +6,7 @@ images; ours integrates the empirical quantile function exactly, for any M and K
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -23,11 +24,17 @@ FLOOR = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """mean, std [F] standardize; quantiles [K, F] ascend along K."""
+    """Of B classes: mean, std [B, 1, F] standardize; quantiles [B, K, F] ascend along K."""
 
     mean: Tensor
     std: Tensor
     quantiles: Tensor
+
+
+def stacked(found: Sequence[Targets]) -> Targets:
+    """The targets of all these classes, in their order."""
+    parts = ([getattr(targets, field.name) for targets in found] for field in dataclasses.fields(Targets))
+    return Targets(*map(torch.cat, parts))
 
 
 def noised_features(
@@ -65,14 +72,14 @@ def topped_up(features: Tensor, net: FeatureNet, reals: Tensor, level, count: in
 
 
 def make_targets(features: Tensor, count: int, class_name: str = "") -> Targets:
-    """Standardization and `count` quantiles of features [M, F]; `UserError` for a single row."""
+    """Standardization and `count` quantiles of one class's features [M, F]; `UserError` for a single row."""
     if len(features) < 2:
         raise UserError(f"class {class_name!r} has one image and --rounds 1: use more rounds")
     columns = features.T.contiguous().sort(1).values.double()
     std, mean = torch.std_mean(columns, 1, correction=0)
     std = std.clamp(min=max(FLOOR * float(std.median()), torch.finfo(torch.float32).tiny))
     parts = ((quantiles(columns, count) - mean[:, None]) / std[:, None]).T.contiguous()
-    return Targets(*(t.to(features.dtype) for t in (mean, std, parts)))
+    return Targets(*(t.to(features.dtype)[None] for t in (mean[None], std[None], parts)))
 
 
 def quantiles(columns: Tensor, count: int) -> Tensor:

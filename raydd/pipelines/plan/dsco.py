@@ -2,7 +2,7 @@
 
 Per class of K images in chunks: `steps` denoiser calls per batch of a chunk, twice the rows with guidance; at every
 step that injects noise M noised real images through each feature net, K forwards before and K after, and K forwards
-and backwards for every iteration.
+and backwards for every iteration. The classes of a pack share their calls, and a pack is computed whole.
 """
 
 import functools
@@ -60,18 +60,27 @@ def count_dsco(method: Dsco, job: Job, device: str) -> Counting:
     first = first_step(config, len(schedule))
     optimized = sum(injects(prior, schedule, i, config) for i in range(1, first + 1))
 
+    sizes = chunks(job.ipc, config.chunk)
+
     @functools.cache
     def one(images: int) -> Work:
+        """What every class of a pack has done by itself."""
         works = [painting(job, job.ipc)]
         if config.access == "free":
             works.append(_templates(prior, job, config, len(schedule)))
-        for count in chunks(job.ipc, config.chunk):
-            works.append(denoising(job, count, first + 1, config.guidance, SAMPLES))
-            works.append(times(_optimizing(prior, config, count, images), optimized))
+        else:
+            works += [times(_targets(prior, config, count, images), optimized) for count in sizes]
+        return add(works)
+
+    @functools.cache
+    def together(classes: int) -> Work:
+        works = [denoising(job, count * classes, first + 1, config.guidance, SAMPLES) for count in sizes]
+        works += [times(_optimizing(prior, config, count * classes), optimized) for count in sizes]
         return add(works)
 
     def pack(labels: tuple[int, ...]) -> Work:
-        return add([one(counts[label] if method.reads_source else 0) for label in labels])
+        own = [one(counts[label] if method.reads_source else 0) for label in labels]
+        return add([*own, together(len(labels))])
 
     def shard(images: int) -> Work:
         calls = batches(images, job.batch)
@@ -112,8 +121,14 @@ def net_shape(prior: Prior, config: DscoConfig) -> int:
     return math.prod(prior.latent_shape) if config.features == "latent" else num_features(*prior.latent_shape[1:])
 
 
-def _optimizing(prior: Prior, config: DscoConfig, count: int, images: int) -> Work:
-    """One step of a chunk of `count` samples, matched to a class of `images`."""
+def _targets(prior: Prior, config: DscoConfig, count: int, images: int) -> Work:
+    """What a chunk of `count` samples is matched to at one step, for a class of `images`."""
+    nets = config.num_extractors
+    return {Op("target", net_of(prior, config)): Amount(nets, nets * target_rows(config, count, images))}
+
+
+def _optimizing(prior: Prior, config: DscoConfig, count: int) -> Work:
+    """One step of `count` samples, of all classes of a pack."""
     of, more = net_of(prior, config), config.iterations
     if config.access == "free":
         # Raw latents go through no net; the loss before and after is computed with its gradient.
@@ -121,7 +136,6 @@ def _optimizing(prior: Prior, config: DscoConfig, count: int, images: int) -> Wo
         return {kind: Amount(more + 2, (more + 2) * count)}
     nets = config.num_extractors
     return {
-        Op("target", of): Amount(nets, nets * target_rows(config, count, images)),
         Op("feature", of): Amount(2 * nets, 2 * nets * count),
         Op("nopt", of): Amount(more * nets, more * nets * count),
     }

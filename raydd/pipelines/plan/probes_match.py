@@ -74,7 +74,7 @@ def templates(bench: Bench, op: Op) -> Run:
 def nopt_free(bench: Bench, op: Op) -> Run:
     config = bench.method.nopt
     net = None if config.features == "latent" else _net(bench)
-    shape = net_shape(bench.prior, config), 1
+    shape = 1, net_shape(bench.prior, config), 1
     statistics = [torch.full(shape, value, device=bench.device) for value in (0.0, 1.0)]
 
     def run(rows: int) -> int:

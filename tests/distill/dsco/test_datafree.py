@@ -8,6 +8,7 @@ from toy_prior import GaussianPrior
 
 from raydd.distill.dsco.config import DscoConfig
 from raydd.distill.dsco.datafree import FreeMatching, nearest_cosines, synthesize_free, template_statistics
+from raydd.distill.dsco.loop import Task
 from raydd.keyed import torch_rng
 
 PRIOR = GaussianPrior((1, 6, 6))
@@ -15,20 +16,19 @@ CONFIG = DscoConfig(access="free", steps=4, iterations=8, templates=12)
 
 
 def templates(config=CONFIG, seed=0, **more):
-    return template_statistics(PRIOR, class_name="cat", label=0, config=config, seed=seed, **more)
+    return template_statistics(PRIOR, Task("cat", 0, 4, seed), config, **more)
 
 
-def make(config=CONFIG, ipc=4, seed=0, **more):
-    found = templates(config, seed)
-    return synthesize_free(PRIOR, found, class_name="cat", label=0, ipc=ipc, config=config, seed=seed, **more)
+def make(config=CONFIG, ipc=4, **more):
+    return synthesize_free(PRIOR, [templates(config)], [Task("cat", 0, ipc, seed=0)], config, **more)
 
 
 def objective(config=CONFIG, ipc=4) -> tuple[FreeMatching, torch.Tensor]:
     mean, noise = (torch.randn(ipc, 1, 6, 6, generator=torch_rng(k), dtype=torch.float64) for k in "mn")
     return FreeMatching(
         None,
-        mean.new_full((36, 1), 0.2),
-        mean.new_full((36, 1), 1.5),
+        mean.new_full((1, 36, 1), 0.2),
+        mean.new_full((1, 36, 1), 1.5),
         mean,
         torch.tensor(0.5, dtype=torch.float64),
         config,
@@ -60,7 +60,7 @@ def test_loss_by_hand():
     z = ((matching.mean + 0.5 * noise).flatten(1) - 0.2) / 1.5
     mean, off = z.mean(0), z.std(0, correction=0) - 1
     gaps = (mean.abs() + mean**2 + off.abs() + off**2).sum()
-    torch.testing.assert_close(matching.loss(noise), gaps / 36)
+    torch.testing.assert_close(matching.loss(noise), gaps[None] / 36)
 
     def total(noise):
         z = ((matching.mean + 0.5 * noise).flatten(1) - 0.2) / 1.5
@@ -76,18 +76,19 @@ def test_loss_by_hand():
 
 def test_nearest_cosines():
     z = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, -2.0]])
-    torch.testing.assert_close(nearest_cosines(z), torch.tensor([0.5**0.5, 0.5**0.5, 0.0]))
-    assert nearest_cosines(z[:1]).tolist() == [0.0]
+    expected = torch.tensor([0.5**0.5, 0.5**0.5, 0.0])
+    torch.testing.assert_close(nearest_cosines(torch.stack([z, z.flip(0)])), torch.stack([expected, expected.flip(0)]))
+    assert nearest_cosines(z[None, :1]).tolist() == [[0.0]]
 
 
 def test_synthesis_lowers_the_loss_and_the_largest_cosine():
     plain = make(dataclasses.replace(CONFIG, iterations=0))
     found = make(dataclasses.replace(CONFIG, iterations=30))
-    steps = found.log[:-1]
+    steps = found.logs[0][:-1]
     assert sum(f["after"] for f in steps) < sum(f["before"] for f in steps)
 
     def largest(latents: torch.Tensor) -> float:
-        return float(nearest_cosines(latents - PRIOR.means[0].float()).max())
+        return float(nearest_cosines((latents - PRIOR.means[0].float())[None]).max())
 
     assert largest(found.latents) < largest(plain.latents)
 
@@ -99,3 +100,14 @@ def test_any_count_runs_and_goes_on_bitwise(change, ipc):
     whole = make(config, ipc, on_step=states.append)
     assert torch.isfinite(whole.latents).all()
     assert torch.equal(make(config, ipc, start_state=states[1]).latents, whole.latents)
+
+
+def test_a_pack_makes_what_its_classes_make_alone():
+    prior = GaussianPrior((1, 6, 6), dtype=torch.float64)
+    config = dataclasses.replace(CONFIG, feature_precision="fp64", iterations=4)
+    tasks = [Task(f"class{n}", n, 3, seed=0) for n in range(2)]
+    found = [template_statistics(prior, task, config) for task in tasks]
+    together = synthesize_free(prior, found, tasks, config)
+    for n, task in enumerate(tasks):
+        alone = synthesize_free(prior, [found[n]], [task], config)
+        assert (together.latents[3 * n : 3 * n + 3] - alone.latents).abs().max() < 1e-9

@@ -40,6 +40,9 @@ def test_released():
         {"access": "free", "start": "real"},
         {"stop": "plateau"},
         {"norm": "penalty"},
+        {"pack": 0},
+        {"pack": 2, "extractor": "per-class"},
+        {"pack": 2, "stop": "plateau", "optimizer": "adam"},
     ],
     ids=str,
 )

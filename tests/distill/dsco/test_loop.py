@@ -24,7 +24,7 @@ class Watched:
         return self.loss(noise), torch.zeros_like(noise)
 
     def loss(self, noise):
-        return noise.sum()
+        return noise.sum()[None]
 
 
 class Broken(GaussianPrior):
@@ -38,8 +38,8 @@ class Broken(GaussianPrior):
 def run(prior, config=DscoConfig(steps=50, iterations=0), task=TASK, state=None, on_step=None):  # noqa: B008
     schedule = prior.schedule(config.steps)
     x = prior.draw(task.count, torch_rng(*task.key("start")))
-    state = state or State(len(schedule) - 1, x, [])
-    return descend(prior, schedule, state, task, config, lambda i, mean, std: Watched(), on_step)
+    state = state or State(len(schedule) - 1, x, [[]])
+    return descend(prior, schedule, state, [task], config, lambda i, mean, std: Watched(), on_step)
 
 
 @pytest.mark.parametrize(

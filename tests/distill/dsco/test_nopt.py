@@ -19,9 +19,10 @@ SMALL = GaussianPrior((1, 4, 4))
 QUICK = DscoConfig(steps=5, iterations=3, rounds=2)
 
 
-def make(prior=SMALL, config=QUICK, ipc=3, reals=20, seed=0, class_name="cat", label=0, **more):
+def make(prior=SMALL, config=QUICK, ipc=3, reals=20, class_name="cat", label=0, start_state=None, on_step=None, **more):
     images = prior.reals(label or 0, reals) if isinstance(reals, int) else reals
-    return synthesize(prior, images, class_name=class_name, label=label, ipc=ipc, config=config, seed=seed, **more)
+    task = Task(class_name, label, ipc, **({"seed": 0} | more))
+    return synthesize(prior, [images], [task], config, start_state=start_state, on_step=on_step)
 
 
 def spread(latents: torch.Tensor) -> float:
@@ -47,7 +48,7 @@ def test_the_spread_that_guidance_narrows_is_repaired(flow, steps):
     found = make(prior, config, ipc=10, reals=40)
     assert spread(plain.latents) <= 0.45
     assert spread(found.latents) >= 0.75
-    log = [facts for facts in found.log if "after" in facts]
+    log = [facts for facts in found.logs[0] if "after" in facts]
     assert sum(facts["after"] for facts in log) < 0.75 * sum(facts["before"] for facts in log)
 
 
@@ -80,6 +81,49 @@ def test_same_seed_same_bits_other_seed_chunk_or_name_other_images():
     assert not any(torch.equal(other.latents, base) for other in others)
 
 
+class Blind(GaussianPrior):
+    """Gives NaN for the class "class1"."""
+
+    def denoise(self, x, schedule, i, labels, guidance=1.0):
+        found = super().denoise(x, schedule, i, labels, guidance)
+        bad = torch.where(labels == 1, torch.nan, 1.0).view(-1, 1, 1, 1).to(found.clean.dtype)
+        return dataclasses.replace(found, clean=found.clean * bad)
+
+
+@pytest.mark.parametrize("change", [{}, {"start": "real"}, {"bins": "topup"}, {"optimizer": "adam"}], ids=str)
+def test_a_pack_makes_what_its_classes_make_alone(change):
+    """The same up to rounding, in any batches of the denoiser; each class has its own log."""
+    prior = GaussianPrior((1, 4, 4), num_classes=3, dtype=torch.float64)
+    config = dataclasses.replace(QUICK, feature_precision="fp64", pack=3, **change)
+    tasks = [Task(f"class{n}", n, 2, seed=0, batch=4) for n in range(3)]
+    reals = [prior.reals(n, 12 + n) for n in range(3)]
+    found = synthesize(prior, reals, tasks, config)
+    for n, task in enumerate(tasks):
+        alone = synthesize(prior, [reals[n]], [task], config)
+        assert (found.latents[2 * n : 2 * n + 2] - alone.latents).abs().max() < 1e-9
+        assert found.logs[n][0]["after"] == pytest.approx(alone.logs[0][0]["after"], rel=1e-9)
+
+
+def test_a_pack_goes_on_with_the_same_bits():
+    states: list[State] = []
+    tasks = [Task(f"class{n}", n, 2, seed=0) for n in range(2)]
+    reals = [SMALL.reals(n, 10) for n in range(2)]
+    whole = synthesize(SMALL, reals, tasks, QUICK, on_step=states.append)
+    found = synthesize(SMALL, reals, tasks, QUICK, start_state=states[1])
+    assert torch.equal(found.latents, whole.latents) and [len(log) for log in found.logs] == [5, 5]
+
+
+def test_a_class_that_is_not_wanted_may_break_down():
+    prior, reals = Blind((1, 4, 4)), [SMALL.reals(n, 10) for n in range(2)]
+    tasks = [Task(f"class{n}", n, 2, seed=0) for n in range(2)]
+    with pytest.raises(FloatingPointError, match="'class1', step 4"):
+        synthesize(prior, reals, tasks, QUICK)
+    tasks[1] = dataclasses.replace(tasks[1], wanted=False)
+    found = synthesize(prior, reals, tasks, QUICK).latents
+    torch.testing.assert_close(found[:2], synthesize(SMALL, reals, tasks, QUICK).latents[:2])
+    assert found[2:].isnan().all()
+
+
 def test_batches_of_the_denoiser_do_not_matter():
     prior = GaussianPrior((1, 4, 4), dtype=torch.float64)
     config = dataclasses.replace(QUICK, feature_precision="fp64", iterations=20)
@@ -98,7 +142,7 @@ def test_few_images(ipc, reals, config):
 
 def test_one_image_is_pulled_to_the_mean_features():
     found = make(config=dataclasses.replace(QUICK, iterations=30), ipc=1)
-    assert sum(f["after"] for f in found.log[:-1]) < sum(f["before"] for f in found.log[:-1])
+    assert sum(f["after"] for f in found.logs[0][:-1]) < sum(f["before"] for f in found.logs[0][:-1])
 
 
 @pytest.mark.parametrize(
@@ -142,7 +186,7 @@ def test_an_unconditional_prior_starts_from_real_images():
     with pytest.raises(UserError, match="--start real"):
         make(label=None)
     found = make(label=None, config=dataclasses.replace(QUICK, start="real"))
-    assert [facts["step"] for facts in found.log] == [2, 1, 0]
+    assert [facts["step"] for facts in found.logs[0]] == [2, 1, 0]
 
 
 def test_refused():

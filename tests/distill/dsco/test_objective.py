@@ -9,7 +9,7 @@ from scipy.stats import wasserstein_distance
 from raydd.distill.dsco.config import sgd
 from raydd.distill.dsco.features import FeatureNet
 from raydd.distill.dsco.objective import Matching, norm_gap, norm_gradient, shell, sort_residual
-from raydd.distill.dsco.targets import Targets, make_targets
+from raydd.distill.dsco.targets import Targets, make_targets, stacked
 from raydd.keyed import torch_rng
 
 SHAPE = (2, 8, 8)
@@ -21,17 +21,18 @@ def draw(*shape: int, key: object = "draw") -> torch.Tensor:
     return torch.randn(*shape, generator=torch_rng(key), dtype=torch.float64)
 
 
-def matching_of(count: int, nets=NETS[:1], config=SGD, std=0.3) -> Matching:
-    targets = [make_targets(net(draw(40, *SHAPE, key="reals")), count) for net in nets]
-    return Matching(nets, targets, draw(count, *SHAPE, key="mean"), torch.as_tensor(std, dtype=torch.float64), config)
+def matching_of(count: int, nets=NETS[:1], config=SGD, std=0.3, key: object = "") -> Matching:
+    targets = [make_targets(net(draw(40, *SHAPE, key=("reals", key))), count) for net in nets]
+    mean = draw(count, *SHAPE, key=("mean", key))
+    return Matching(nets, targets, mean, torch.as_tensor(std, dtype=torch.float64), config)
 
 
 def reference(matching: Matching, noise: torch.Tensor) -> torch.Tensor:
     """J through the whole net, the sort and plain formulas."""
     total = 0.0
     for net, target in zip(matching.nets, matching.targets):
-        z = (net.maps(matching.mean + matching.std * noise).mean((2, 3)) - target.mean) / target.std
-        gap = z.sort(0).values - target.quantiles
+        z = (net.maps(matching.mean + matching.std * noise).mean((2, 3)) - target.mean[0]) / target.std[0]
+        gap = z.sort(0).values - target.quantiles[0]
         pull = matching.config.kappa / net.features * len(noise) / len(matching.nets)
         total = total + pull * (gap.abs() + gap**2).sum()
     off = noise.flatten(1).norm(dim=1) - noise[0].numel() ** 0.5
@@ -65,8 +66,20 @@ def test_loss_is_the_sort_loss_per_sample_and_feature():
     matching, noise = matching_of(5), draw(5, *SHAPE, key="noise")
     bare = dataclasses.replace(matching, config=dataclasses.replace(matching.config, norm_weight=0.0))
     expected = reference(bare, noise) / (matching.config.kappa * 5 * 5)
-    torch.testing.assert_close(matching.loss(noise), expected)
-    torch.testing.assert_close(matching(noise)[0], expected)
+    torch.testing.assert_close(matching.loss(noise), expected[None])
+    torch.testing.assert_close(matching(noise)[0], expected[None])
+
+
+def test_classes_that_lie_together_have_their_own_losses_and_gradients():
+    alone = [matching_of(3, NETS, key=("class", n)) for n in range(2)]
+    targets = [stacked(of_net) for of_net in zip(*(matching.targets for matching in alone))]
+    together = Matching(NETS, targets, torch.cat([m.mean for m in alone]), alone[0].std, SGD)
+    noises = [draw(3, *SHAPE, key=("noise", n)) for n in range(2)]
+    found = together(torch.cat(noises))
+    expected = [matching(noise) for matching, noise in zip(alone, noises)]
+    for together_part, parts in zip(found, zip(*expected)):
+        torch.testing.assert_close(together_part, torch.cat(parts), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(together.loss(torch.cat(noises)), found[0])
 
 
 def test_pull_grows_with_the_count_unless_fixed():
@@ -102,7 +115,8 @@ def test_scale_and_shift_of_a_feature_do_not_matter():
     found = []
     for scale, shift in ((1.0, 0.0), (37.0, -5.0)):
         target: Targets = make_targets(scale * reals + shift, 6)
-        found.append(sort_residual((scale * features + shift - target.mean) / target.std, target.quantiles))
+        z = (scale * features + shift - target.mean) / target.std
+        found.append(sort_residual(z, target.quantiles))
     torch.testing.assert_close(*found)
 
 

@@ -17,7 +17,7 @@ WEIGHT = torch.rand(3, 1, 4, 4, generator=torch_rng("weight"), dtype=torch.float
 
 def bowl(noise: torch.Tensor, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """A weighted square around GOAL and its gradient."""
-    return scale * (WEIGHT * (noise - GOAL) ** 2).sum(), scale * 2 * WEIGHT * (noise - GOAL)
+    return scale * (WEIGHT * (noise - GOAL) ** 2).sum()[None], scale * 2 * WEIGHT * (noise - GOAL)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,24 @@ def test_shell_does_not_see_the_scale_of_the_loss():
     torch.testing.assert_close(one, many, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["shell", "sgd", "adam"])
+def test_a_class_does_not_see_the_others(name):
+    """Two classes of very different gradients, together and alone."""
+    config = DscoConfig(optimizer=name, iterations=12, norm="project")
+    both = torch.cat([NOISE, NOISE.flip(0)])
+
+    def pair(noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found = [bowl(noise[:3]), bowl(noise[3:], 50.0)]
+        return torch.cat([loss for loss, _ in found]), torch.cat([grad for _, grad in found])
+
+    found, losses = minimize(pair, both, config, classes=2)
+    first, second = (minimize(lambda n, s=s: bowl(n, s), start, config) for s, start in ((1, NOISE), (50, both[3:])))
+    torch.testing.assert_close(found, torch.cat([first[0], second[0]]), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(losses, torch.cat([first[1], second[1]], 1))
+
+
 def test_shell_keeps_still_without_a_gradient():
-    found, _ = minimize(lambda n: (n.sum(), torch.zeros_like(n)), NOISE, DscoConfig(iterations=3))
+    found, _ = minimize(lambda n: (n.sum()[None], torch.zeros_like(n)), NOISE, DscoConfig(iterations=3))
     assert torch.isfinite(found).all()
 
 

@@ -20,6 +20,9 @@ CASES = {
     "two nets": {"num_extractors": 2},
     "real start": {"start": "real"},
     "free": {"access": "free", "templates": 7, "optimizer": "sgd", "norm": "penalty"},
+    "packs": {"pack": 2},
+    "packs in chunks": {"pack": 3, "chunk": 2, "rows_per_image": 4},
+    "free packs": {"pack": 2, "access": "free", "templates": 4, "optimizer": "sgd"},
     "free, raw": {"access": "free", "features": "latent", "templates": 2, "optimizer": "sgd"},
 }
 
