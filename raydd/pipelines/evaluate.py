@@ -14,7 +14,7 @@ from raydd.evaluate import overlap
 from raydd.evaluate.record import FULL, Evaluation, read_evaluations, read_seed, write_evaluation
 from raydd.evaluate.views import RECORD, write_views
 from raydd.models.normalization import Normalization
-from raydd.models.registry import default_students, resolve_arch
+from raydd.models.registry import build_model, default_students, resolve_arch
 from raydd.models.teacher import Teacher
 from raydd.pipelines.job import close_log
 from raydd.pipelines.labels import STORED, label_form, label_source, recorded_teacher
@@ -128,6 +128,7 @@ def _units(run: Run, val: Source, options: EvaluateOptions) -> Iterable[StudentU
     if options.labels and all(protocol.labels == "hard" for _, protocol in recipes):
         raise UserError(f"--labels {options.labels} has no effect on protocol {options.protocol}: add --protocol soft")
     for student, protocol in recipes:
+        check_student(run, manifest, student, protocol)
         form = label_form(protocol, manifest["labels"], options.labels)
         labels = label_source(form, manifest, options.teacher)
         views = first if form == "views" else None
@@ -154,6 +155,15 @@ def _recipes(manifest: dict[str, Any], options: RecipeOptions) -> Iterable[tuple
         for student in students:
             arch = resolve_arch(student.strip())
             yield arch, resolve_protocol(name.strip(), manifest, arch, **switches)
+
+
+def check_student(run: Run, manifest: dict[str, Any], arch: str, protocol: Protocol) -> None:
+    """Raise `UserError` if the network cannot be built for a run's images."""
+    try:
+        with torch.device("meta"):
+            build_model(arch, num_classes=len(manifest["classes"]), image_size=manifest["size"], norm=protocol.norm)
+    except UserError as error:
+        raise UserError(f"--students {arch} does not fit {run.uri}: {error}") from error
 
 
 def check_complete(run: Run, manifest: dict[str, Any]) -> None:

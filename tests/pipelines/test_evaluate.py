@@ -15,6 +15,7 @@ from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import DistillOptions, distill, reference
 from raydd.pipelines.evaluate import EvaluateOptions, evaluate, store_views
 from raydd.pipelines.infoutil import InfoUtil
+from raydd.pipelines.students import StudentUnit
 from raydd.pipelines.teacher import TeacherOptions, train
 from raydd.runtime.work import Resources
 from raydd.store.run import Run
@@ -137,6 +138,7 @@ REFUSALS = [
     ({"protocol": "sfot"}, "unknown protocol 'sfot': did you mean 'soft'"),
     ({"protocol": "soft@0"}, "after @ stands a number of epochs"),
     ({"students": "convnet33x"}, "unknown network 'convnet33x': did you mean 'convnet3'"),
+    ({"students": "convnet3,convnet5"}, "--students convnet5 does not fit .*run: convnet5 halves the image 5 times"),
     ({"seeds": 0}, "--seeds 0: must be at least 1"),
     ({"ddp": 2}, "--ddp 2 needs --executor ray"),
     ({"labels": "patch", "protocol": "soft"}, "the run stores no patch labels"),
@@ -173,10 +175,16 @@ def test_runs_without_labels_or_classes(make, ask, tmp_path):
         store_views(make(RANDOM), ask("", protocol="hard"), "fp16")
 
 
-def test_students_that_finished_are_kept_when_another_fails(make, ask, tmp_path):
-    """A ConvNet of depth 5 does not fit 16 px; the other student is written all the same."""
-    run = make(RANDOM)
-    with pytest.raises(UserError, match=r"convnet5 halves the image 5 times.*the others are kept"):
-        evaluate(ask(run, students="convnet5,convnet3"), LOCAL)
+def test_students_that_finished_are_kept_when_another_fails(make, ask, tmp_path, monkeypatch):
+    run, original = make(RANDOM), StudentUnit.run
+
+    def broken(self, context):
+        if self.student == "convnet2":
+            raise UserError("convnet2 went wrong")
+        original(self, context)
+
+    monkeypatch.setattr(StudentUnit, "run", broken)
+    with pytest.raises(UserError, match=r"convnet2 went wrong.*the others are kept"):
+        evaluate(ask(run, students="convnet2,convnet3"), LOCAL)
     assert [e.student for e in read_evaluations(Run(run))] == ["convnet3"]
-    assert '"unit_failed", "name": "hard_2-convnet5-0"' in (tmp_path / "run" / "events.jsonl").read_text()
+    assert '"unit_failed", "name": "hard_2-convnet2-0"' in (tmp_path / "run" / "events.jsonl").read_text()
