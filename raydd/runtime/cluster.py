@@ -18,7 +18,7 @@ import ray
 
 from raydd.errors import UserError
 from raydd.runtime import metrics
-from raydd.runtime._ray_private import configured_resources
+from raydd.runtime._ray_private import configured_resources, lean
 from raydd.runtime.work import Resources, one_line
 
 DEBUG = "RAYDD_DEBUG"
@@ -35,8 +35,10 @@ QUIET = {
 }
 # Seconds between the Train controller's looks at its workers (2 by default): each end of a group waits for one.
 POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
-# Nobody takes this machine away with notice: that saves a process per worker group, of some seven.
-HERE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+# Set where Ray was started for this driver alone.
+ALONE = "RAYDD_OWN_RAY"
+# Nobody takes this machine away with notice: that saves a process per worker group.
+HERE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", ALONE: "1"}
 
 
 def connect() -> None:
@@ -56,6 +58,11 @@ def connect() -> None:
     metrics.watch()
     if not debug:
         _hush()
+
+
+def trainer(kind: type) -> type:
+    """A trainer of Ray Train with no more processes per worker group than are needed on this cluster."""
+    return lean(kind, alone=bool(os.environ.get(ALONE)))
 
 
 def _hush() -> None:

@@ -45,7 +45,7 @@ def train_together(unit: Shared, world: int, resources: Resources, storage: str,
         raise UserError(f"--ddp {world}: the cluster has room for {places} {kind}; use --ddp {places}")
     ticker = Ticker(what, 1)
     with open_queue({unit.name: 1.0}, ticker, lambda *event: None) as (name, queue):
-        trainer = ray.train.torch.TorchTrainer(
+        trainer = cluster.trainer(ray.train.torch.TorchTrainer)(
             _rank,
             train_loop_config={"queue": name, "threads": resources.threads, "unit": ray.put(unit)},
             scaling_config=ray.train.ScalingConfig(num_workers=world, use_gpu=gpu, resources_per_worker=each),

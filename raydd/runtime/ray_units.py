@@ -144,7 +144,7 @@ class Fit:
         total, each, gpu = cluster.worker_count(self.resources, self.places)
         count = slot.share(total)
         threads = self.resources.threads
-        trainer = data_parallel_trainer()(
+        trainer = cluster.trainer(data_parallel_trainer())(
             _rank,
             # By reference: the controller then need not import what units are made of.
             train_loop_config={"queue": self.name, "slot": slot.number, "threads": threads, "units": self.units},

@@ -85,6 +85,7 @@ def test_notices_of_preemption_are_watched_for_except_on_a_ray_of_our_own(joined
     monkeypatch.setattr(cluster.metrics, "watch", lambda: None)
     cluster.connect()
     assert ("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER" not in environment) == watched
+    assert bool(environment.get(cluster.ALONE)) != watched
     assert environment["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "0.5"
 
 

@@ -200,6 +200,7 @@ def nodes():
         patch.setenv("RAY_ADDRESS", cluster.address)
         patch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "8")
         patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
+        patch.delenv("RAYDD_OWN_RAY", raising=False)
         patch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
         ray.cloudpickle.register_pickle_by_value(fault_work)
         yield cluster, added

@@ -14,6 +14,21 @@ def test_the_trainer_without_a_process_group_is_the_new_one():
     assert data_parallel_trainer().__module__ == "ray.train.v2.api.data_parallel_trainer"
 
 
+@pytest.mark.parametrize(("alone", "idle"), [(True, 2), (False, 1)])
+def test_a_lean_trainer_leaves_out_what_ray_still_calls_so(alone, idle):
+    import ray.train
+
+    from raydd.runtime._ray_private import data_parallel_trainer, lean
+
+    def parts(kind: type) -> list[str]:
+        made = kind(print, scaling_config=ray.train.ScalingConfig(num_workers=1))
+        return [type(part).__name__ for part in made._create_default_callbacks()]
+
+    whole, left = parts(data_parallel_trainer()), parts(lean(data_parallel_trainer(), alone))
+    assert set(left) < set(whole) and len(left) == len(whole) - idle
+    assert {"BackendSetupCallback", "AcceleratorSetupCallback"} < set(left)
+
+
 def test_a_crash_is_told_from_a_kill(shared_ray):
     from raydd.runtime._ray_private import died_by_itself
 
