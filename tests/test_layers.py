@@ -21,7 +21,6 @@ SOURCES = sorted((ROOT / "raydd").rglob("*.py"))
 MODULES = [path for path in SOURCES if path.name != "__init__.py"]
 # Modules without a test of their name, and where they are tested instead.
 ELSEWHERE = {
-    "commands/parsing.py": "tests/test_cli.py runs every command",
     "commands/distill.py": "tests/test_cli.py runs every command",
     "commands/make.py": "tests/test_cli.py runs every command",
     "commands/judge.py": "tests/test_cli.py runs every command",

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 import tyro
@@ -27,13 +28,16 @@ def parse(kind: Any, command: str, args: list[str], default: Any = None) -> Any:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UserError(f"{_one_line(complaint.getvalue())}; 'raydd {command} --help' explains every option") from stop
+        found = "; ".join(_complaints(complaint.getvalue()))
+        raise UserError(f"{found}; 'raydd {command} --help' explains every option") from stop
 
 
-def _one_line(box: str) -> str:
-    """What a parser says in a framed box, without its frame and its closing advice."""
-    lines = [line.strip(FRAME) for line in box.split("For full helptext")[0].splitlines()]
-    return " ".join(line for line in lines if line)
+def _complaints(box: str) -> list[str]:
+    """What a parser says in a framed box, a line per part: without frame, title, and advice that follows anyway."""
+    rows = [row.strip(FRAME) for row in box.split("For full helptext")[0].splitlines()]
+    title = next(number for number, row in enumerate(rows) if row)
+    parts = [" ".join(part) for full, part in groupby(rows[title + 1 :], bool) if full]
+    return [part.removeprefix("Argument helptext: ").rstrip(".") for part in parts]
 
 
 def take_preset(args: list[str], default: str, presets: Mapping[str, Any]) -> tuple[str, list[str]]:
