@@ -88,6 +88,33 @@ def build_model(
         return _construct(arch, num_classes, image_size, effective_norm(arch, norm), width)
 
 
+def check_fits(arch: str, *, num_classes: int, image_size: int, norm: str | None = None) -> None:
+    """Raise `UserError` if `build_model` refuses, or if the network would learn nothing from images of this size.
+
+    An instance norm of single pixels gives zero whatever the image (ResNet-18 at 32 px and below), and no error.
+    """
+    with torch.device("meta"):
+        net = build_model(arch, num_classes=num_classes, image_size=image_size, norm=norm).eval()
+
+    others = " or ".join(default_students(image_size))
+
+    def refuse(module: nn.GroupNorm, inputs: tuple[torch.Tensor]) -> None:
+        if module.num_groups == module.num_channels and inputs[0][0, 0].numel() == 1:
+            raise UserError(
+                f"{arch} with instance norm needs larger images than {image_size} px: its last maps are single pixels, "
+                f"which the norm sets to zero; choose {others}"
+            )
+
+    for module in net.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_pre_hook(refuse)
+    try:
+        with torch.no_grad():
+            net(torch.empty(2, 3, image_size, image_size, device="meta"))
+    except RuntimeError as error:
+        raise UserError(f"{arch} does not take images of {image_size} px ({error}); choose {others}") from error
+
+
 def effective_norm(arch: str, norm: str | None) -> str:
     """Norm that `build_model(arch, norm=norm)` builds; `own` for torchvision's networks left as they are."""
     arch = resolve_arch(arch)

@@ -14,7 +14,7 @@ from raydd.evaluate import overlap
 from raydd.evaluate.record import FULL, Evaluation, read_evaluations, read_seed, write_evaluation
 from raydd.evaluate.views import RECORD, write_views
 from raydd.models.normalization import Normalization
-from raydd.models.registry import build_model, default_students, resolve_arch
+from raydd.models.registry import check_fits, default_students, resolve_arch
 from raydd.models.teacher import Teacher
 from raydd.pipelines.job import close_log
 from raydd.pipelines.labels import STORED, label_form, label_source, recorded_teacher
@@ -158,10 +158,9 @@ def _recipes(manifest: dict[str, Any], options: RecipeOptions) -> Iterable[tuple
 
 
 def check_student(run: Run, manifest: dict[str, Any], arch: str, protocol: Protocol) -> None:
-    """Raise `UserError` if the network cannot be built for a run's images."""
+    """Raise `UserError` if the network is not for a run's images."""
     try:
-        with torch.device("meta"):
-            build_model(arch, num_classes=len(manifest["classes"]), image_size=manifest["size"], norm=protocol.norm)
+        check_fits(arch, num_classes=len(manifest["classes"]), image_size=manifest["size"], norm=protocol.norm)
     except UserError as error:
         raise UserError(f"--students {arch} does not fit {run.uri}: {error}") from error
 

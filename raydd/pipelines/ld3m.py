@@ -16,7 +16,7 @@ from raydd.distill.ld3m.config import Ld3mConfig
 from raydd.distill.ld3m.generator import settled_guidance
 from raydd.distill.output import OutputConfig
 from raydd.errors import UserError
-from raydd.models.registry import build_model
+from raydd.models.registry import check_fits
 from raydd.models.teacher import Teacher
 from raydd.pipelines.job import Job
 from raydd.pipelines.ld3m_start import start_run
@@ -62,7 +62,7 @@ class Ld3m:
             self._check_experts(job)
         else:
             arch = matcher_of(self.learn, job.size)
-            build_model(arch, num_classes=len(job.classes), image_size=job.size, norm="instance")
+            check_fits(arch, num_classes=len(job.classes), image_size=job.size, norm="instance")
 
     def _check_prior(self, job: Job) -> None:
         guidance = 1 if self.learn.guidance is None else self.learn.guidance

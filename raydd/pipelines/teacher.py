@@ -8,6 +8,7 @@ from raydd.data.source import Source, check_same_classes, open_source, open_vali
 from raydd.data.tensors import load_images
 from raydd.evaluate import overlap
 from raydd.models.checkpoint import INFO, ModelInfo, has_checkpoint, read_info
+from raydd.models.registry import check_fits
 from raydd.models.teacher import CONVERGED
 from raydd.runtime.execute import run_units
 from raydd.runtime.work import Context, Resources
@@ -77,7 +78,9 @@ class TeacherUnit:
 def train(options: TeacherOptions, resources: Resources) -> ModelInfo:
     """Train (or go on training) a teacher; returns what is known about the converged one."""
     options = dataclasses.replace(options, out=filesystem.absolute(options.out))
-    open_parts(options)
+    source, _ = open_parts(options)
+    recipe = options.recipe()
+    check_fits(recipe.arch, num_classes=len(source.classes), image_size=recipe.image_size, norm=recipe.norm)
     info = filesystem.join(options.out, CONVERGED + INFO)
     unit = TeacherUnit(options)
     if unit.is_done() and not options.force:

@@ -6,7 +6,16 @@ import torch
 from torch import nn
 
 from raydd.errors import UserError
-from raydd.models.registry import ARCHS, build_model, classifier_layer, default_students, effective_norm, resolve_arch
+from raydd.keyed import torch_rng
+from raydd.models.registry import (
+    ARCHS,
+    build_model,
+    check_fits,
+    classifier_layer,
+    default_students,
+    effective_norm,
+    resolve_arch,
+)
 
 # ConvNet-D: 3584 + (D - 1) 147584 + D 256 + (128 s s + 1) 10 by hand; ResNets as published for 10 classes (the CIFAR
 # ones: .27, .46 and .85 million); 4.9 million for ResNetAP-10.
@@ -134,6 +143,40 @@ def test_too_small_images_are_refused_with_a_remedy():
     for arch in ("alexnet_dd", "resnetap10", "vgg11_dd"):
         with pytest.raises(UserError, match="at least"):
             build_model(arch, num_classes=2, image_size=4)
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "norm", "message"),
+    [
+        ("resnet18", 32, "instance", "larger images than 32 px.*choose convnet3 or resnet18_cifar"),
+        ("torchvision/mobilenet_v2", 28, "instance", "larger images than 28 px"),
+        ("torchvision/vgg11_bn", 16, "batch", "does not take images of 16 px"),
+        ("convnet5", 16, "instance", "halves the image 5 times"),
+    ],
+)
+def test_a_network_that_would_learn_nothing_is_refused(arch, size, norm, message):
+    with pytest.raises(UserError, match=message) as error:
+        check_fits(arch, num_classes=10, image_size=size, norm=norm)
+    assert "\n" not in str(error.value)
+
+
+def test_instance_norm_of_single_pixels_is_blind():
+    """What `check_fits` is for: no error, and the same logits for every image, rounding apart."""
+
+    def spread(size: int) -> float:
+        net = build_model("resnet18", num_classes=10, image_size=size, norm="instance").eval()
+        with torch.no_grad():
+            return float(net(torch.randn(8, 3, size, size, generator=torch_rng("blind"))).std(0).mean())
+
+    assert spread(32) < 0.01 * spread(64)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_networks_that_fit_are_taken(norm):
+    for size in (16, 32, 64, 128, 256):
+        for arch in default_students(size):
+            check_fits(arch, num_classes=10, image_size=size, norm=norm)
+    check_fits("resnet18", num_classes=10, image_size=32, norm="batch")
 
 
 def test_default_students_follow_the_image_size():

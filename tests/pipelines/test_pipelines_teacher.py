@@ -42,3 +42,10 @@ def test_sources_that_do_not_fit(tree, tmp_path):
     with pytest.raises(UserError, match="3 classes but digits has 10"):
         train(options(tree, tmp_path, val="digits"), LOCAL)
     assert not (tmp_path / "teacher").exists()
+
+
+def test_a_network_that_does_not_fit_the_size_is_refused_at_once(tree, tmp_path):
+    options = TeacherOptions(data=str(tree), out=str(tmp_path / "teacher"), arch="vgg11_bn", size=16)
+    with pytest.raises(UserError, match="vgg11_bn does not take images of 16 px"):
+        train(options, Resources(executor="local"))
+    assert not (tmp_path / "teacher").exists()
