@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import io
+import os
+import sys
 from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
@@ -12,7 +14,9 @@ from rich.console import Console
 
 from raydd.errors import UserError, choose
 
-console = Console(soft_wrap=True)
+# Of a job's log, where no terminal tells it: the width of a table.
+LOG_WIDTH = 120
+console = Console(soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else LOG_WIDTH)
 Flat = tyro.conf.OmitArgPrefixes
 # What the parser draws its boxes with.
 FRAME = " \u2500\u2502\u256d\u256e\u256f\u2570"

@@ -99,7 +99,8 @@ def print_table(blocks: Sequence[Block], console: Console) -> None:
         title = Text(f"{block.protocol}, {block.student}, {form} labels", style="bold")
         table = Table(title=title, title_justify="left", box=None)
         for name in ("method", "IPC", "images", "top-1 % (n)", "to random, 95 %", "best epoch"):
-            table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
+            method = name == "method"
+            table.add_column(name, justify="left" if method else "right", no_wrap=not method, overflow="fold")
         for row in block.rows:
             table.add_row(*_printed(row))
         console.print(table)

@@ -13,9 +13,9 @@ from raydd.report.style import row_colors
 from raydd.report.tables import accuracy_table, notes_html, paired_text, print_table, summary_text
 
 
-def printed(blocks) -> str:
+def printed(blocks, width=140) -> str:
     sink = io.StringIO()
-    print_table(blocks, Console(file=sink, width=140))
+    print_table(blocks, Console(file=sink, width=width))
     return sink.getvalue()
 
 
@@ -43,6 +43,14 @@ def test_markup_in_a_name_is_printed_as_it_is(runs):
     row = dataclasses.replace(block.rows[0], variant="[red]x[/red]", stale=True)
     text = printed([dataclasses.replace(block, rows=(row,), notes=("[bold]n",))])
     assert "[red]x[/red] (stale)" in text and "note: [bold]n" in text
+
+
+def test_a_narrow_terminal_folds_names_and_cuts_none(runs):
+    (block, *_) = compare([read_results(run) for run in runs])
+    row = dataclasses.replace(block.rows[0], variant="x" * 40)
+    _, header, *lines = printed([dataclasses.replace(block, rows=(row,), notes=())], width=80).splitlines()
+    end = header.index("IPC") - 1
+    assert "".join(line[:end].strip() for line in lines).startswith(row.label.replace(" ", ""))
 
 
 def test_nothing_to_print_says_what_to_type():
