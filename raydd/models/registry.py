@@ -3,6 +3,7 @@
 | name | network | norm, unless said otherwise |
 |---|---|---|
 | `convnet3` .. `convnet6`, any `convnetD` | ConvNet-D, width 128 | batch (RDED teachers and students) |
+| `convnet3w64`, any `convnetDwW` | ConvNet-D, width W | batch |
 | `resnet18` | torchvision's | batch |
 | `resnet18_cifar` | the same, 3x3 stem, no max-pooling | batch |
 | `resnetap10` | IDC's ResNetAP-10, width 64 | batch |
@@ -24,7 +25,7 @@ from torch import nn
 from raydd.errors import UserError, choose
 from raydd.keyed import hash64
 from raydd.models.classic import VGG, AlexNet
-from raydd.models.convnet import ConvNet
+from raydd.models.convnet import WIDTH, ConvNet
 from raydd.models.normlayer import NORMS, replace_batch_norm
 from raydd.models.resnet import CifarResNet, ResNetAP10, resnet18_cifar
 from raydd.models.torchvisions import torchvision_models, torchvision_names
@@ -55,7 +56,10 @@ def resolve_arch(arch: str) -> str:
     Raises `UserError` with the nearest name and the list for an unknown one.
     """
     name = arch.removeprefix(PREFIX)
-    if name == "resnet18" or (arch == name and (name in ARCHS or _depth(name))):
+    if arch == name and (convnet := _convnet(name)):
+        depth, width = convnet
+        return f"convnet{depth}" + (f"w{width}" if width != WIDTH else "")
+    if name == "resnet18" or (arch == name and name in ARCHS):
         return name
     if name in torchvision_names():
         return PREFIX + name
@@ -147,15 +151,19 @@ def classifier_layer(model: nn.Module) -> tuple[str, nn.Module]:
     raise ValueError(f"{type(model).__name__} has neither a linear nor a convolutional layer")
 
 
-def _depth(arch: str) -> int:
-    match = re.fullmatch(r"convnet([1-9])", arch)
-    return int(match[1]) if match else 0
+def _convnet(arch: str) -> tuple[int, int] | None:
+    """Depth and width of a ConvNet by its name."""
+    match = re.fullmatch(r"convnet([1-9])(?:w([1-9]\d{0,4}))?", arch)
+    return (int(match[1]), int(match[2] or WIDTH)) if match else None
 
 
 def _construct(arch: str, num_classes: int, image_size: int, norm: str, width: int | None) -> nn.Module:
     wide = {} if width is None else {"width": width}
-    if depth := _depth(arch):
-        return ConvNet(depth, num_classes, image_size, norm=norm, **wide)
+    if convnet := _convnet(arch):
+        depth, named = convnet
+        if width is not None and named not in (width, WIDTH):
+            raise UserError(f"{arch} has width {named} by its name, not {width}: leave --width out")
+        return ConvNet(depth, num_classes, image_size, norm=norm, width=width or named)
     if arch.startswith("cifar_resnet"):
         return CifarResNet(int(arch.removeprefix("cifar_resnet")), num_classes, norm=norm, **wide)
     if arch == "resnetap10":

@@ -35,7 +35,8 @@ class RecipeOptions:
 
     # Run directories, one or several.
     run: tuple[str, ...]
-    # Student architectures, separated by commas; None takes the defaults for the image size.
+    # Student architectures, separated by commas (convnet3w64 is a ConvNet-3 of width 64); None takes the defaults for
+    # the image size.
     students: str | None = None
     # Protocols, separated by commas: hard, soft, rded, infoutil ...; hard@100 trains 100 epochs.
     protocol: str = "hard,soft"

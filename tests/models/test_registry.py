@@ -85,6 +85,23 @@ def test_width():
         build_model("resnet18", num_classes=2, image_size=32, width=8)
 
 
+def test_a_convnets_width_by_name():
+    named = build_model("convnet3w16", num_classes=2, image_size=32)
+    assert named.classifier.in_features == 16 * 16
+    assert build_model("convnet3w16", num_classes=2, image_size=32, width=16).classifier.in_features == 16 * 16
+    with pytest.raises(UserError, match="convnet3w16 has width 16 by its name, not 8"):
+        build_model("convnet3w16", num_classes=2, image_size=32, width=8)
+    # One network, one name: its students share initialization and a place in the table.
+    assert resolve_arch("convnet3w128") == "convnet3" and resolve_arch("convnet3w16") == "convnet3w16"
+    plain, wide = (
+        build_model(name, num_classes=2, image_size=32).state_dict() for name in ("convnet3", "convnet3w128")
+    )
+    assert all(torch.equal(plain[k], wide[k]) for k in plain)
+    for wrong in ("convnet3w0", "convnet3w", "convnet0w8", "torchvision/convnet3"):
+        with pytest.raises(UserError):
+            resolve_arch(wrong)
+
+
 def test_small_stem_keeps_resolution():
     model = build_model("resnet18_cifar", num_classes=2, image_size=32)
     assert model.maxpool(model.conv1(torch.zeros(1, 3, 32, 32))).shape == (1, 64, 32, 32)
