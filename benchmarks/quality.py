@@ -20,9 +20,10 @@ from rows import GENERATED, ROWS, along_experts, changed
 from raydd.evaluate.compare import compare
 from raydd.evaluate.record import read_evaluations, read_results
 from raydd.pipelines.controls import Control
-from raydd.pipelines.distill import FULL, DistillOptions, Method, distill_many, reference
+from raydd.pipelines.distill import FULL, DistillOptions, distill_many, reference
 from raydd.pipelines.evaluate import EvaluateOptions, evaluate
 from raydd.pipelines.infoutil import InfoUtil
+from raydd.pipelines.method import Method
 from raydd.pipelines.prior_samples import PriorSamples
 from raydd.report.page import write_report
 from raydd.report.tables import print_table

@@ -9,10 +9,10 @@ from raydd.distill.infoutil.config import InfoUtilConfig, random_windows, rded
 from raydd.distill.ld3m.config import Ld3mConfig
 from raydd.distill.output import OutputConfig
 from raydd.pipelines.controls import Control
-from raydd.pipelines.distill import Method
 from raydd.pipelines.dsco import Dsco
 from raydd.pipelines.infoutil import InfoUtil
 from raydd.pipelines.ld3m import make
+from raydd.pipelines.method import Method
 from raydd.pipelines.prior_samples import PriorConfig, PriorSamples
 
 # What a CPU affords of LD3M: a short chain, large steps, a pool of draws.

@@ -15,11 +15,12 @@ from raydd.commands.parsing import console, parse
 from raydd.distill.controls import ControlConfig
 from raydd.distill.dsco.config import DscoConfig
 from raydd.pipelines.controls import Control
-from raydd.pipelines.distill import Method, distill_many
+from raydd.pipelines.distill import distill_many
 from raydd.pipelines.dope import dope
 from raydd.pipelines.dope_request import DopeOptions
 from raydd.pipelines.dsco import Dsco
 from raydd.pipelines.evaluate import EvaluateOptions, evaluate
+from raydd.pipelines.method import Method
 from raydd.pipelines.prior_samples import PriorConfig, PriorSamples
 from raydd.pipelines.request import DistillOptions
 from raydd.pipelines.show import show

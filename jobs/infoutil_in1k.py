@@ -14,9 +14,10 @@ from raydd.commands.parsing import console, parse
 from raydd.distill.controls import ControlConfig
 from raydd.distill.infoutil.config import InfoUtilConfig, rded
 from raydd.pipelines.controls import Control
-from raydd.pipelines.distill import Method, distill_many
+from raydd.pipelines.distill import distill_many
 from raydd.pipelines.evaluate import EvaluateOptions, evaluate
 from raydd.pipelines.infoutil import InfoUtil
+from raydd.pipelines.method import Method
 from raydd.pipelines.request import DistillOptions
 from raydd.pipelines.show import show
 from raydd.runtime.work import Resources

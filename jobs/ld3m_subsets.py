@@ -23,11 +23,12 @@ from raydd.errors import UserError
 from raydd.models.registry import default_students
 from raydd.models.teacher import PRETRAINED
 from raydd.pipelines.controls import Control
-from raydd.pipelines.distill import Method, distill_many
+from raydd.pipelines.distill import distill_many
 from raydd.pipelines.evaluate import EvaluateOptions, evaluate
 from raydd.pipelines.experts import ExpertOptions, train_many
 from raydd.pipelines.job import opened
 from raydd.pipelines.ld3m import Ld3m, make
+from raydd.pipelines.method import Method
 from raydd.pipelines.request import DistillOptions
 from raydd.pipelines.show import show
 from raydd.runtime.work import Resources

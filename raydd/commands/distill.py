@@ -18,10 +18,10 @@ from raydd.errors import choose
 from raydd.evaluate.record import FULL
 from raydd.pipelines import distill as distilling
 from raydd.pipelines.controls import Control
-from raydd.pipelines.distill import Method
 from raydd.pipelines.dsco import Dsco
 from raydd.pipelines.infoutil import InfoUtil
 from raydd.pipelines.ld3m import Ld3m, make
+from raydd.pipelines.method import Method
 from raydd.pipelines.prior_samples import PriorConfig, PriorSamples
 from raydd.pipelines.request import DistillOptions
 from raydd.runtime.work import Resources

@@ -18,13 +18,14 @@ from raydd.distill.ld3m.config import PRESETS as LD3M
 from raydd.distill.output import OutputConfig
 from raydd.pipelines import prior, teacher
 from raydd.pipelines.controls import Control
-from raydd.pipelines.distill import FULL, DistillOptions, Method, distill_many, reference
+from raydd.pipelines.distill import FULL, DistillOptions, distill_many, reference
 from raydd.pipelines.dope import dope
 from raydd.pipelines.dope_request import DopeOptions
 from raydd.pipelines.dsco import Dsco
 from raydd.pipelines.evaluate import EvaluateOptions, evaluate
 from raydd.pipelines.infoutil import InfoUtil
 from raydd.pipelines.ld3m import make
+from raydd.pipelines.method import Method
 from raydd.pipelines.prior import PriorOptions
 from raydd.pipelines.prior_samples import PriorConfig, PriorSamples
 from raydd.pipelines.show import show

@@ -7,156 +7,28 @@ into the set that is there.
 
 import dataclasses
 import time
-from typing import Any, Protocol
+from typing import Any
 
 from raydd.config import content_hash, to_plain
 from raydd.distill.candidates import check_counts
 from raydd.distill.controls import ControlConfig
 from raydd.distill.encode import resolve_codec
 from raydd.evaluate.record import FULL
-from raydd.models.teacher import Teacher
-from raydd.pipelines.job import Job, TeacherSpec, audit, check_stage, close_log, is_settled
-from raydd.pipelines.labels import STORED, LabelSwitches, choose_label_teacher
+from raydd.pipelines.job import Job, audit, check_stage, close_log, is_settled
+from raydd.pipelines.labels import STORED, choose_label_teacher
+from raydd.pipelines.method import Method, packs_of
+from raydd.pipelines.pack_unit import PackUnit
 from raydd.pipelines.request import DistillOptions, chosen_classes, open_job
-from raydd.pipelines.score import Scoring, Table, fill_tables, open_table
+from raydd.pipelines.score import Table, fill_tables, open_table
 from raydd.pipelines.together import check_together, run_together
-from raydd.runtime.checkpoints import UnitWork, open_work
 from raydd.runtime.execute import run_units
-from raydd.runtime.work import Context, Resources
+from raydd.runtime.work import Resources
 from raydd.store import distilled, events, filesystem, state
-from raydd.store.distilled import DistilledImage
 from raydd.store.holder import hold
-from raydd.store.progress import start_unit, start_work
+from raydd.store.progress import start_work
 from raydd.store.run import Run
 
 STAGE = "distill"
-
-
-class Method(Protocol):
-    """What `distill` needs of a method. `output` holds its label form, label teacher and codec.
-
-    `cost` orders classes, longest first, in any unit.
-    `build` makes one class on `work.device`, from the class's rows of the score table in `tables` (None without one);
-    `teacher` labels, and is None where nothing is stored. One that takes minutes keeps its half-done state in `work`.
-    """
-
-    name: str
-    config: Any
-
-    @property
-    def output(self) -> LabelSwitches: ...
-
-    def factor(self, size: int) -> int: ...
-
-    def check(self, job: Job) -> None: ...
-
-    def cost(self, job: Job, label: int) -> float: ...
-
-    def scoring(self, job: Job) -> Scoring | None: ...
-
-    def build(
-        self, job: Job, label: int, tables: Run | None, teacher: Teacher | None, work: UnitWork
-    ) -> list[DistilledImage]: ...
-
-
-class PackMethod(Method, Protocol):
-    """A method that makes several classes at once, because they are coupled or too small alone.
-
-    `packs` cuts all classes of the job, by its configuration only: never by workers, or by what is asked for.
-    `build_pack` makes all of `labels`; what it writes beside the images is of the `wanted` among them alone.
-    """
-
-    def packs(self, job: Job) -> list[tuple[int, ...]]: ...
-
-    def build_pack(
-        self,
-        job: Job,
-        labels: tuple[int, ...],
-        wanted: tuple[int, ...],
-        tables: Run | None,
-        teacher: Teacher | None,
-        work: UnitWork,
-    ) -> list[list[DistilledImage]]: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class PackUnit:
-    """The classes `labels`, computed together; those that are `wanted` are committed, each at once."""
-
-    job: Job
-    method: Method
-    labels: tuple[int, ...]
-    wanted: tuple[int, ...]
-    config_hash: str
-    tables: Run | None
-    label_teacher: TeacherSpec | None
-
-    @property
-    def key(self) -> str:
-        """The class, or the first of several and how many more."""
-        more = f"+{len(self.labels) - 1}" if len(self.labels) > 1 else ""
-        return self.job.classes[self.labels[0]] + more
-
-    @property
-    def name(self) -> str:
-        return f"{self.job.out}/{self.key}"
-
-    @property
-    def cost(self) -> float:
-        return sum(self.method.cost(self.job, label) for label in self.labels)
-
-    def left(self) -> list[int]:
-        """The wanted classes that are not committed."""
-        return [i for i in self.wanted if not distilled.is_done(Run(self.job.out), i, self.config_hash)]
-
-    def is_done(self) -> bool:
-        return not self.left()
-
-    def run(self, context: Context) -> None:
-        start = time.monotonic()
-        run, work = Run(self.job.out), self.work(context)
-        left = self.left()
-        if not left:
-            return
-        if context.rank == 0:
-            start_unit(run, self.key, [self.job.classes[label] for label in left])
-        teacher = self.label_teacher.load(context.device) if self.label_teacher else None
-        made = self._build(tuple(left), teacher, work)
-        if context.rank:
-            return
-        seconds = round((time.monotonic() - start) / len(self.labels), 3)
-        for label in left:
-            images, name = made[label], self.job.classes[label]
-            distilled.commit_class(
-                run,
-                label,
-                self.job.classes,
-                images,
-                method=self.method.name,
-                config_hash=self.config_hash,
-                seed=self.job.seed,
-                seconds=seconds,
-            )
-            events.append(run, "class_committed", name=name, images=len(images), seconds=seconds)
-        work.delete_state()
-
-    def _build(
-        self, wanted: tuple[int, ...], teacher: Teacher | None, work: UnitWork
-    ) -> dict[int, list[DistilledImage]]:
-        if hasattr(self.method, "build_pack"):
-            made = self.method.build_pack(self.job, self.labels, wanted, self.tables, teacher, work)
-            return dict(zip(self.labels, made, strict=True))
-        (label,) = self.labels
-        return {label: self.method.build(self.job, label, self.tables, teacher, work)}
-
-    def work(self, context: Context) -> UnitWork:
-        """Where these classes keep their half-done state."""
-        return open_work(Run(self.job.out), self.key, self.config_hash, context)
-
-
-def packs_of(method: Method, job: Job) -> list[tuple[int, ...]]:
-    """The classes of the job in the packs that the method makes them in; one by one where it makes none."""
-    return method.packs(job) if hasattr(method, "packs") else [(i,) for i in range(len(job.classes))]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,19 +11,16 @@ promised for local disks only.
 """
 
 import contextlib
-import errno
 import os
-import secrets
-import stat
 from collections.abc import Sequence
 from typing import BinaryIO
 
 import fsspec
 
 from raydd.errors import UserError
+from raydd.store import local_disk
 from raydd.store.reach import GONE, hides_failure, is_local, patiently, resolve, scheme, translate, will_pass
 
-TEMP_MARK = ".tmp-"
 READ_ONLY = frozenset({"http", "https"})
 # Filesystems on which an object becomes visible only when the put that wrote it is complete.
 SINGLE_PUT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2", "memory", "hf"})
@@ -120,7 +117,7 @@ def list_sizes(uri: str) -> dict[str, int]:
     fs, path = resolve(uri)
     with translate(uri):
         if is_local(uri):
-            return _walk_local(path)
+            return local_disk.walk(path)
         return patiently(uri, lambda: _find(fs, path))
 
 
@@ -138,7 +135,7 @@ def list_directory(uri: str) -> tuple[list[str], list[str]]:
         linked = entry.get("islink") and os.path.isdir(entry["name"])
         if entry["name"].rstrip("/") != path.rstrip("/"):
             (directories if entry["type"] == "directory" or linked else names).add(name)
-    return sorted(directories), sorted(name for name in names if not _is_temporary(name))
+    return sorted(directories), sorted(name for name in names if not local_disk.is_temporary(name))
 
 
 def makedirs(uri: str) -> None:
@@ -170,12 +167,11 @@ def write_atomic(uri: str, data: bytes) -> None:
                 raise UserError(f"cannot write {uri}: there is no such bucket; make it, or choose another") from error
         return
     makedirs(uri.rsplit("/", 1)[0] if "/" in uri else ".")
-    parent, name = os.path.split(path)
-    temporary = f"{parent}/.{name}{TEMP_MARK}{secrets.token_hex(6)}"
+    temporary = local_disk.temporary_name(path)
     with translate(uri):
         try:
             if is_local(uri):
-                _replace_local(path, temporary, data)
+                local_disk.replace(path, temporary, data)
             else:
                 fs.pipe_file(temporary, bytes(data))
                 fs.mv(temporary, path)
@@ -197,7 +193,7 @@ def create(uri: str, data: bytes) -> bool:
     if is_local(uri):
         makedirs(uri.rsplit("/", 1)[0] if "/" in uri else ".")
         with translate(uri):
-            return _create_local(path, data)
+            return local_disk.create(path, data)
     with translate(uri):
         try:
             fs.pipe_file(path, bytes(data), mode="create")
@@ -235,50 +231,6 @@ def remove_files(uri: str, names: Sequence[str]) -> None:
                 remove_tree(join(uri, name))
 
 
-def _replace_local(path: str, temporary: str, data: bytes) -> None:
-    with open(temporary, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    directory = os.open(os.path.dirname(path), os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    except OSError as error:
-        # Some network mounts cannot sync a directory; the rename itself has happened.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(directory)
-
-
-def _create_local(path: str, data: bytes) -> bool:
-    parent, name = os.path.split(path)
-    temporary = f"{parent}/.{name}{TEMP_MARK}{secrets.token_hex(6)}"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            # Some mounts have no hard links: exclusive, but a reader may see the file while it is still empty.
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-                raise
-            try:
-                with open(path, "xb") as file:
-                    file.write(data)
-            except FileExistsError:
-                return False
-        return True
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-
-
 def _no_content(uri: str, error: BaseException) -> bytes:
     if is_local(uri) and isinstance(error, OSError) and error.errno not in GONE:
         return b""
@@ -309,37 +261,9 @@ def _find(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, int]:
     sizes = {}
     for name, info in found.items():
         relative = name.removeprefix(root).lstrip("/")
-        if name != path and not _is_temporary(relative):
+        if name != path and not local_disk.is_temporary(relative):
             sizes[relative] = -1 if info.get("size") is None else int(info["size"])
     return sizes
-
-
-def _walk_local(root: str) -> dict[str, int]:
-    if not os.path.isdir(root):
-        return {}
-    sizes: dict[str, int] = {}
-    stack = [("", frozenset({os.path.realpath(root)}))]
-    while stack:
-        prefix, ancestors = stack.pop()
-        with os.scandir(os.path.join(root, prefix)) as entries:
-            for entry in entries:
-                relative = f"{prefix}/{entry.name}" if prefix else entry.name
-                try:
-                    status = entry.stat()
-                except OSError:
-                    continue  # a dangling link, or a file removed since the directory was opened
-                if stat.S_ISDIR(status.st_mode):
-                    real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
-                    if real not in ancestors:
-                        stack.append((relative, ancestors | {os.path.realpath(entry.path)}))
-                elif stat.S_ISREG(status.st_mode) and not _is_temporary(relative):
-                    sizes[relative] = status.st_size
-    return sizes
-
-
-def _is_temporary(path: str) -> bool:
-    name = path.rsplit("/", 1)[-1]
-    return name.startswith(".") and TEMP_MARK in name
 
 
 def _refuse_read_only(uri: str) -> None:

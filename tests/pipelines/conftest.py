@@ -7,6 +7,7 @@ from pipelines.small_ld3m import SIZE, write_experts
 from priors import write_tiny_prior
 
 from raydd.data.source import open_source
+from raydd.pipelines.request import DistillOptions
 
 CLASSES = ("0", "1", "2")
 
@@ -51,3 +52,14 @@ def small_prior(tmp_path_factory) -> str:
 def small_experts(tmp_path_factory, digits_tree) -> str:
     """Expert trajectories of the three classes at 8 px."""
     return write_experts(digits_tree, tmp_path_factory.mktemp("experts") / "experts")
+
+
+@pytest.fixture
+def ask(tree, tmp_path, digits_teacher):
+    """Options of a distillation of the tree into a directory of that name."""
+
+    def options(name: str, **changes) -> DistillOptions:
+        plain = {"data": str(tree), "teacher": digits_teacher, "ipc": 1, "batch": 16}
+        return DistillOptions(**(plain | {"out": str(tmp_path / name)} | changes))
+
+    return options

@@ -32,6 +32,7 @@ from raydd.runtime.execute import run_units
 from raydd.runtime.work import Context, Resources, Unit
 from raydd.score.table import ScoreConfig
 from raydd.store import filesystem as files
+from raydd.store import local_disk
 
 COLUMNS = ("scoring", "NOpt", "LD3M", "doping", "evaluation")
 TOGETHER_S = 2.5
@@ -126,7 +127,7 @@ def killed_at(write: int, job: Callable[[], None]) -> bool:
 
 def with_fault(write: int, fault: Callable[[], None], *, for_ever: bool = False) -> Callable:
     """Let `fault` happen halfway through the `write`-th file that is put in place from now on; the real function."""
-    real, count = files._replace_local, 0
+    real, count = local_disk.replace, 0
 
     def replace(path: str, temporary: str, data: bytes) -> None:
         nonlocal count
@@ -136,7 +137,7 @@ def with_fault(write: int, fault: Callable[[], None], *, for_ever: bool = False)
             fault()
         real(path, temporary, data)
 
-    files._replace_local = replace
+    local_disk.replace = replace
     return real
 
 

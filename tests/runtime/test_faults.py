@@ -26,7 +26,7 @@ from raydd.errors import UserError
 from raydd.runtime.execute import run_units, stream_scores
 from raydd.runtime.stream import ScoreStream
 from raydd.runtime.work import Resources
-from raydd.store import events, lease
+from raydd.store import events, lease, local_disk
 from raydd.store import filesystem as files
 from raydd.store.run import Run
 
@@ -96,11 +96,11 @@ def test_a_disk_that_fills_up(work, calm, column, tmp_path):
         except UserError as error:
             assert "disk full while writing" in str(error) and "\n" not in str(error)
         finally:
-            files._replace_local = real
+            local_disk.replace = real
         refusals += 1
         now = committed(out)
         assert kept.items() <= now.items(), "what was committed was made again"
-        assert not [path for path in tmp_path.rglob(f"*{files.TEMP_MARK}*")]
+        assert not [path for path in tmp_path.rglob(f"*{local_disk.TEMP_MARK}*")]
         kept = now
     assert kept.items() <= committed(out).items()
     assert outcome(out) == calm(column)

@@ -12,7 +12,7 @@ import pytest
 
 from raydd.errors import UserError
 from raydd.store import filesystem as files
-from raydd.store import reach
+from raydd.store import local_disk, reach
 from raydd.store.reach import Unreachable, is_local, resolve, scheme, translate
 
 
@@ -124,7 +124,7 @@ def test_interrupted_write_keeps_the_old_file_and_leaves_no_trace(tmp_path, monk
 
 def test_temporary_files_of_a_killed_writer_are_not_listed(tmp_path):
     files.write_atomic(str(tmp_path / "f"), b"x")
-    (tmp_path / f".f{files.TEMP_MARK}0123").write_bytes(b"half")
+    (tmp_path / f".f{local_disk.TEMP_MARK}0123").write_bytes(b"half")
     assert files.list_files(str(tmp_path)) == ["f"]
     assert files.list_directory(str(tmp_path)) == ([], ["f"])
 
@@ -164,7 +164,7 @@ def test_filesystems_that_only_rename_are_written_through_a_temporary_name(monke
         type(memory), "mv", lambda fs, a, b: (seen.append(a), fs.pipe_file(b, fs.cat_file(a)), fs.rm(a))
     )
     files.write_atomic("memory://rename-test/f", b"x")
-    assert files.TEMP_MARK in seen[0]
+    assert local_disk.TEMP_MARK in seen[0]
     assert files.list_files("memory://rename-test") == ["f"]
     files.remove_tree("memory://rename-test")
 
@@ -371,7 +371,7 @@ def test_a_read_only_mount_is_one_line(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(files, "_replace_local", refuse)
+    monkeypatch.setattr(local_disk, "replace", refuse)
     with pytest.raises(UserError, match=rf"cannot write {tmp_path}/f: it is on a read-only file system; choose"):
         files.write_atomic(str(tmp_path / "f"), b"x")
 

@@ -15,8 +15,8 @@ from raydd.distill.encode import encode
 from raydd.keyed import numpy_rng, smallest
 from raydd.models.prior.base import Differentiable
 from raydd.models.teacher import Teacher
-from raydd.pipelines.distill import Method
 from raydd.pipelines.job import Job
+from raydd.pipelines.method import Method
 from raydd.pipelines.plan.cost import saving
 from raydd.pipelines.synthetic import open_prior
 from raydd.runtime.stream import decode_unit

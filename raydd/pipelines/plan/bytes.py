@@ -12,11 +12,12 @@ import torch
 
 from raydd.distill.infoutil.config import CropConfig
 from raydd.pipelines.controls import Control
-from raydd.pipelines.distill import PackUnit, Prepared
+from raydd.pipelines.distill import Prepared
 from raydd.pipelines.dsco import Dsco
 from raydd.pipelines.infoutil import InfoUtil
 from raydd.pipelines.job import Job
 from raydd.pipelines.ld3m import Ld3m
+from raydd.pipelines.pack_unit import PackUnit
 from raydd.pipelines.plan.cost import Stage, feature_count, rows_of, saving
 from raydd.pipelines.plan.dsco import net_shape
 from raydd.pipelines.synthetic import open_prior

@@ -16,9 +16,11 @@ from raydd.distill.encode import resolve_codec
 from raydd.distill.infoutil.config import InfoUtilConfig
 from raydd.models.registry import classifier_layer
 from raydd.pipelines.controls import SPARES, Control
-from raydd.pipelines.distill import Method, PackUnit, Prepared
+from raydd.pipelines.distill import Prepared
 from raydd.pipelines.infoutil import InfoUtil
 from raydd.pipelines.job import Job
+from raydd.pipelines.method import Method
+from raydd.pipelines.pack_unit import PackUnit
 from raydd.pipelines.score import UNIT_ROWS, Table
 from raydd.score.designs import build_design
 from raydd.score.game import default_max_batch

@@ -18,10 +18,11 @@ import torch
 
 from raydd.errors import UserError
 from raydd.pipelines.controls import Control
-from raydd.pipelines.distill import Method, Prepared, prepare
+from raydd.pipelines.distill import Prepared, prepare
 from raydd.pipelines.dsco import Dsco
 from raydd.pipelines.infoutil import InfoUtil
 from raydd.pipelines.ld3m import Ld3m
+from raydd.pipelines.method import Method
 from raydd.pipelines.plan import calibrate
 from raydd.pipelines.plan.bench import Bench
 from raydd.pipelines.plan.bytes import Written, written
