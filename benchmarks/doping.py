@@ -25,7 +25,8 @@ from raydd.pipelines.distill import distill_many, reference
 from raydd.pipelines.dope import dope
 from raydd.pipelines.dope_request import DopeOptions
 from raydd.pipelines.dsco import Dsco
-from raydd.pipelines.evaluate import EvaluateOptions, evaluate
+from raydd.pipelines.evaluate import evaluate
+from raydd.pipelines.evaluate_request import EvaluateOptions
 from raydd.pipelines.job import opened
 from raydd.pipelines.request import DistillOptions
 from raydd.runtime.work import Resources

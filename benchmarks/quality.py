@@ -21,7 +21,8 @@ from raydd.evaluate.compare import compare
 from raydd.evaluate.record import read_evaluations, read_results
 from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import FULL, DistillOptions, distill_many, reference
-from raydd.pipelines.evaluate import EvaluateOptions, evaluate
+from raydd.pipelines.evaluate import evaluate
+from raydd.pipelines.evaluate_request import EvaluateOptions
 from raydd.pipelines.infoutil import InfoUtil
 from raydd.pipelines.method import Method
 from raydd.pipelines.prior_samples import PriorSamples

@@ -19,7 +19,8 @@ from raydd.pipelines.distill import distill_many
 from raydd.pipelines.dope import dope
 from raydd.pipelines.dope_request import DopeOptions
 from raydd.pipelines.dsco import Dsco
-from raydd.pipelines.evaluate import EvaluateOptions, evaluate
+from raydd.pipelines.evaluate import evaluate
+from raydd.pipelines.evaluate_request import EvaluateOptions
 from raydd.pipelines.method import Method
 from raydd.pipelines.prior_samples import PriorConfig, PriorSamples
 from raydd.pipelines.request import DistillOptions

@@ -15,7 +15,8 @@ from raydd.distill.controls import ControlConfig
 from raydd.distill.infoutil.config import InfoUtilConfig, rded
 from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import distill_many
-from raydd.pipelines.evaluate import EvaluateOptions, evaluate
+from raydd.pipelines.evaluate import evaluate
+from raydd.pipelines.evaluate_request import EvaluateOptions
 from raydd.pipelines.infoutil import InfoUtil
 from raydd.pipelines.method import Method
 from raydd.pipelines.request import DistillOptions

@@ -24,7 +24,8 @@ from raydd.models.registry import default_students
 from raydd.models.teacher import PRETRAINED
 from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import distill_many
-from raydd.pipelines.evaluate import EvaluateOptions, evaluate
+from raydd.pipelines.evaluate import evaluate
+from raydd.pipelines.evaluate_request import EvaluateOptions
 from raydd.pipelines.experts import ExpertOptions, train_many
 from raydd.pipelines.job import opened
 from raydd.pipelines.ld3m import Ld3m, make

@@ -12,7 +12,7 @@ from raydd.errors import UserError
 from raydd.evaluate.compare import compare as build_blocks
 from raydd.evaluate.record import read_results
 from raydd.pipelines import evaluate as evaluating
-from raydd.pipelines.evaluate import EvaluateOptions
+from raydd.pipelines.evaluate_request import EvaluateOptions
 from raydd.pipelines.status import lines, read_status
 from raydd.report.page import write_report
 from raydd.report.scalars import write_scalars

@@ -7,17 +7,17 @@ from typing import Literal
 
 from raydd.commands.parsing import console, parse
 from raydd.pipelines import dope as doping
-from raydd.pipelines import evaluate as evaluating
 from raydd.pipelines import experts as expert_training
 from raydd.pipelines import prior as prior_training
 from raydd.pipelines import teacher as teaching
 from raydd.pipelines.demo import DemoOptions, run_demo
 from raydd.pipelines.dope_request import DopeOptions
-from raydd.pipelines.evaluate import RecipeOptions
+from raydd.pipelines.evaluate_request import RecipeOptions
 from raydd.pipelines.experts import ExpertOptions
 from raydd.pipelines.prior import PriorOptions
 from raydd.pipelines.request import DistillOptions, open_job
 from raydd.pipelines.score import feature_scoring, fill_tables, open_table
+from raydd.pipelines.store_labels import store_views
 from raydd.pipelines.teacher import TeacherOptions
 from raydd.runtime.work import Resources
 from raydd.score.table import ScoreConfig
@@ -165,5 +165,5 @@ class StoreLabels:
 def store_labels(args: list[str]) -> None:
     command = parse(StoreLabels, "store-labels", args)
     for uri in command.job.run:
-        count = evaluating.store_views(uri, command.job, command.codec)
+        count = store_views(uri, command.job, command.codec)
         console.print(f"{uri}: {count / 1e6:.2f} MB of labels in {uri}/distilled/views")

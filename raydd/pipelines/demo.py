@@ -22,7 +22,8 @@ from raydd.pipelines.distill import FULL, DistillOptions, distill_many, referenc
 from raydd.pipelines.dope import dope
 from raydd.pipelines.dope_request import DopeOptions
 from raydd.pipelines.dsco import Dsco
-from raydd.pipelines.evaluate import EvaluateOptions, evaluate
+from raydd.pipelines.evaluate import evaluate
+from raydd.pipelines.evaluate_request import EvaluateOptions
 from raydd.pipelines.infoutil import InfoUtil
 from raydd.pipelines.ld3m import make
 from raydd.pipelines.method import Method

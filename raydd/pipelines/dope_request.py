@@ -18,7 +18,6 @@ from raydd.errors import UserError
 from raydd.evaluate.record import FULL
 from raydd.models.registry import default_students, resolve_arch
 from raydd.pipelines.doping_model import DopingModel
-from raydd.pipelines.evaluate import check_complete
 from raydd.pipelines.job import Job, audit, check_stage
 from raydd.pipelines.labels import choose_label_teacher, label_form, label_source
 from raydd.pipelines.request import DistillOptions, open_job
@@ -123,9 +122,9 @@ def prepare(options: DopeOptions) -> Doping:
     options.check()
     base = Run(filesystem.absolute(options.run))
     manifest = distilled.read_manifest(base)
-    check_complete(base, manifest)
     if manifest["method"] == FULL:
         raise UserError(f"{base.uri} stands for the whole source and holds no images: dope a distilled set")
+    distilled.check_complete(base, manifest)
     job = _open_job(options, manifest)
     have = [manifest["counts"][name] if options.keep else 0 for name in manifest["classes"]]
     if options.fraction is None:

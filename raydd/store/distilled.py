@@ -172,6 +172,16 @@ def read_manifest(run: Run) -> dict[str, Any]:
     return manifest
 
 
+def check_complete(run: Run, manifest: dict[str, Any]) -> None:
+    """Raise `UserError` if classes of the set are missing."""
+    missing = [name for name in manifest["classes"] if name not in manifest["counts"]]
+    if missing:
+        raise UserError(
+            f"{run.uri} lacks {len(missing)} of {len(manifest['classes'])} classes (first: {missing[0]!r}): "
+            "run the same 'raydd distill' command again to finish it"
+        )
+
+
 def read_class(run: Run, label: int) -> list[DistilledImage]:
     """The images of one committed class, in the order they were written."""
     uri = files.join(class_dir(run, label), "images.parquet")

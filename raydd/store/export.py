@@ -59,7 +59,9 @@ def export(run: Run, fmt: str, out_uri: str) -> Exported:
     """
     write = FORMATS[choose("export format", fmt, FORMATS)]
     manifest = distilled.read_manifest(run)
-    _check_complete(run, manifest)
+    if not manifest["images"]:
+        raise UserError(f"{run.uri} holds no images (method {manifest.get('method')}): nothing to export")
+    distilled.check_complete(run, manifest)
     digest = content_hash([fmt, manifest])
     known = _prepare(out_uri, digest)
     if known is None:
@@ -108,17 +110,6 @@ def _prepare(out: str, digest: str) -> dict[str, Any] | None:
     for name in sorted(present):
         files.remove_tree(files.join(out, name))
     return None
-
-
-def _check_complete(run: Run, manifest: dict[str, Any]) -> None:
-    if not manifest["images"]:
-        raise UserError(f"{run.uri} holds no images (method {manifest.get('method')}): nothing to export")
-    absent = [name for name in manifest["classes"] if name not in manifest["counts"]]
-    if absent:
-        raise UserError(
-            f"{run.uri} lacks {len(absent)} of {len(manifest['classes'])} classes (first: {absent[0]!r}): "
-            "run the same 'raydd distill' command again to finish it"
-        )
 
 
 def _imagefolder(run: Run, manifest: dict[str, Any], sink: _Sink) -> None:

@@ -1,5 +1,6 @@
-"""A folder of real digits of three classes, which the digits' teacher knows by name."""
+"""A folder of real digits of three classes, which the digits' teacher knows by name; options of runs made from it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,10 @@ from pipelines.small_ld3m import SIZE, write_experts
 from priors import write_tiny_prior
 
 from raydd.data.source import open_source
+from raydd.pipelines.distill import distill, reference
+from raydd.pipelines.evaluate_request import EvaluateOptions
 from raydd.pipelines.request import DistillOptions
+from raydd.runtime.work import Resources
 
 CLASSES = ("0", "1", "2")
 
@@ -61,5 +65,35 @@ def ask(tree, tmp_path, digits_teacher):
     def options(name: str, **changes) -> DistillOptions:
         plain = {"data": str(tree), "teacher": digits_teacher, "ipc": 1, "batch": 16}
         return DistillOptions(**(plain | {"out": str(tmp_path / name)} | changes))
+
+    return options
+
+
+@pytest.fixture
+def teacher(tmp_path, digits_teacher) -> str:
+    """A copy of the digits' teacher that a test may move."""
+    return shutil.copytree(digits_teacher, str(tmp_path / "teacher"))
+
+
+@pytest.fixture
+def make(tree, tmp_path, teacher):
+    """Makes a run of the tree by a method, with its own copy of the teacher; its directory."""
+
+    def run_of(method, name: str = "run", **changes) -> str:
+        plain = {"data": str(tree), "out": str(tmp_path / name), "teacher": teacher, "ipc": 2, "size": 16}
+        options = DistillOptions(**(plain | changes))
+        _ = reference(options) if method == "full" else distill(options, method, Resources(executor="local"))
+        return options.out
+
+    return run_of
+
+
+@pytest.fixture
+def judge(tree):
+    """Options of an evaluation of some runs on the tree's validation part."""
+
+    def options(*runs: str, **changes) -> EvaluateOptions:
+        plain = {"val": str(tree), "students": "convnet3", "protocol": "hard@2", "seeds": 1, "flip": False}
+        return EvaluateOptions(run=runs, **(plain | changes))
 
     return options

@@ -17,7 +17,8 @@ from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import DistillOptions, distill
 from raydd.pipelines.dope import DopeOptions, dope
 from raydd.pipelines.dope_request import prepare
-from raydd.pipelines.evaluate import EvaluateOptions, evaluate
+from raydd.pipelines.evaluate import evaluate
+from raydd.pipelines.evaluate_request import EvaluateOptions
 from raydd.pipelines.infoutil import InfoUtil
 from raydd.pipelines.students import load_training, resolve_protocol
 from raydd.runtime.work import Resources

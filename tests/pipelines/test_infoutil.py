@@ -8,7 +8,8 @@ from raydd.distill.infoutil.config import CropConfig, InfoUtilConfig, SelectConf
 from raydd.errors import UserError
 from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import DistillOptions, distill_many
-from raydd.pipelines.evaluate import EvaluateOptions, evaluate
+from raydd.pipelines.evaluate import evaluate
+from raydd.pipelines.evaluate_request import EvaluateOptions
 from raydd.pipelines.infoutil import InfoUtil
 from raydd.pipelines.request import open_job
 from raydd.runtime.work import Resources

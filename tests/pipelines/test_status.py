@@ -13,7 +13,8 @@ from raydd.distill.controls import ControlConfig
 from raydd.errors import UserError
 from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import DistillOptions, distill
-from raydd.pipelines.evaluate import EvaluateOptions, evaluate
+from raydd.pipelines.evaluate import evaluate
+from raydd.pipelines.evaluate_request import EvaluateOptions
 from raydd.pipelines.status import ENDED, LOST, RUNNING, STOPPED, lines, read_status
 from raydd.report import scalars
 from raydd.runtime.work import Resources

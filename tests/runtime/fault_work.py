@@ -24,7 +24,8 @@ from raydd.pipelines.controls import Control
 from raydd.pipelines.distill import distill
 from raydd.pipelines.dope import DopeOptions, dope
 from raydd.pipelines.dsco import Dsco
-from raydd.pipelines.evaluate import EvaluateOptions, evaluate
+from raydd.pipelines.evaluate import evaluate
+from raydd.pipelines.evaluate_request import EvaluateOptions
 from raydd.pipelines.request import DistillOptions, open_job
 from raydd.pipelines.score import feature_scoring, fill_tables, open_table
 from raydd.runtime.checkpoints import UnitWork
