@@ -27,8 +27,10 @@ from raydd.pipelines.plan import calibrate
 from raydd.pipelines.plan.bench import Bench
 from raydd.pipelines.plan.bytes import Written, written
 from raydd.pipelines.plan.calibrate import Calibration
-from raydd.pipelines.plan.cost import Counting, Stage, add, count_control, count_infoutil, stages, units_left
+from raydd.pipelines.plan.controls import count_control
+from raydd.pipelines.plan.cost import Counting, Stage, add, stages, units_left
 from raydd.pipelines.plan.dsco import count_dsco, count_samples
+from raydd.pipelines.plan.infoutil import count_infoutil
 from raydd.pipelines.plan.ld3m import count_ld3m, kept_steps
 from raydd.pipelines.prior_samples import PriorSamples
 from raydd.pipelines.request import DistillOptions
