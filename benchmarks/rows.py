@@ -77,7 +77,7 @@ GENERATED: dict[str, Method] = {
     "dsco-fast": Dsco("dsco-fast", dataclasses.replace(DSCO["dsco-fast"](), **SAMPLING)),
     "dsco": Dsco("dsco", dataclasses.replace(DSCO["dsco"](), rows_per_image=100, **SAMPLING)),
     "dsco-free": Dsco("dsco-free", dataclasses.replace(DSCO["dsco-free"](), iterations=40, templates=100, **SAMPLING)),
-    # From medoids of the class, noised halfway; and the same without optimizing anything.
+    # From medoids of the class, noised to `real_level` of the steps; and the same without optimizing anything.
     "dsco-real": Dsco("dsco-real", dataclasses.replace(DSCO["dsco-fast"](), start="real", **SAMPLING)),
     "dsco-real-plain": Dsco(
         "dsco-real-plain", dataclasses.replace(DSCO["dsco-fast"](), start="real", iterations=0, **SAMPLING)

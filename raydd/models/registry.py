@@ -163,7 +163,7 @@ def _construct(arch: str, num_classes: int, image_size: int, norm: str, width: i
         depth, named = convnet
         if width is not None and named not in (width, WIDTH):
             raise UserError(f"{arch} has width {named} by its name, not {width}: leave --width out")
-        return ConvNet(depth, num_classes, image_size, norm=norm, width=width or named)
+        return ConvNet(depth, num_classes, image_size, norm=norm, width=named if width is None else width)
     if arch.startswith("cifar_resnet"):
         return CifarResNet(int(arch.removeprefix("cifar_resnet")), num_classes, norm=norm, **wide)
     if arch == "resnetap10":

@@ -7,10 +7,11 @@ from typing import Any
 from raydd.config import to_plain
 from raydd.data.source import Source, open_validation
 from raydd.errors import UserError
-from raydd.evaluate.record import FULL, Evaluation, read_evaluations, read_seed, write_evaluation
+from raydd.evaluate.record import Evaluation, read_evaluations, read_seed, write_evaluation
 from raydd.models.teacher import Teacher
 from raydd.pipelines.evaluate_request import (
     EvaluateOptions,
+    check_complete,
     check_options,
     check_student,
     check_validation,
@@ -74,8 +75,7 @@ def _record(unit: StudentUnit, event: str, facts: dict[str, Any]) -> None:
 
 def _units(run: Run, val: Source, options: EvaluateOptions) -> Iterable[StudentUnit]:
     manifest = distilled.read_manifest(run)
-    if manifest["method"] != FULL:
-        distilled.check_complete(run, manifest)
+    check_complete(run, manifest)
     check_validation(run, manifest, val)
     first = manifest["seed"] if options.first_seed is None else options.first_seed
     asked = list(recipes(manifest, options))

@@ -7,9 +7,11 @@ from typing import Any, Literal
 from raydd.data.source import Source, check_same_classes, open_source, source_exists
 from raydd.errors import UserError
 from raydd.evaluate import overlap
+from raydd.evaluate.record import FULL
 from raydd.models.registry import check_fits, default_students, resolve_arch
 from raydd.pipelines.students import resolve_protocol
 from raydd.runtime.work import Resources
+from raydd.store import distilled
 from raydd.store.run import Run
 from raydd.train.protocol import Protocol
 
@@ -77,6 +79,12 @@ def check_student(run: Run, manifest: dict[str, Any], arch: str, protocol: Proto
         check_fits(arch, num_classes=len(manifest["classes"]), image_size=manifest["size"], norm=protocol.norm)
     except UserError as error:
         raise UserError(f"--students {arch} does not fit {run.uri}: {error}") from error
+
+
+def check_complete(run: Run, manifest: dict[str, Any]) -> None:
+    """Raise `UserError` if classes of the set are missing; `full` holds none, it stands for its source."""
+    if manifest["method"] != FULL:
+        distilled.check_complete(run, manifest)
 
 
 def check_validation(run: Run, manifest: dict[str, Any], val: Source) -> None:

@@ -4,10 +4,9 @@ import torch
 
 from raydd.config import content_hash
 from raydd.errors import UserError
-from raydd.evaluate.record import FULL
 from raydd.evaluate.views import RECORD, write_views
 from raydd.models.normalization import Normalization
-from raydd.pipelines.evaluate_request import RecipeOptions, recipes
+from raydd.pipelines.evaluate_request import RecipeOptions, check_complete, recipes
 from raydd.pipelines.labels import recorded_teacher
 from raydd.pipelines.students import load_training
 from raydd.store import distilled, filesystem
@@ -30,8 +29,7 @@ def store_views(run_uri: str, options: RecipeOptions, codec: str) -> int:
     """Store the label teacher's logits of every view of the first soft protocol; returns the bytes."""
     run = Run(filesystem.absolute(run_uri))
     manifest = distilled.read_manifest(run)
-    if manifest["method"] != FULL:
-        distilled.check_complete(run, manifest)
+    check_complete(run, manifest)
     protocol = next((protocol for _, protocol in recipes(manifest, options) if protocol.labels == "soft"), None)
     if protocol is None:
         raise UserError(f"protocol {options.protocol} needs no soft labels: choose one that does, e.g. --protocol soft")
