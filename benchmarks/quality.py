@@ -31,7 +31,7 @@ from raydd.report.tables import print_table
 from raydd.runtime.work import Resources
 from raydd.store.run import Run
 
-EXPERT_ROWS = ("ld3m-mtt", "pixels-mtt", "ld3m-tesla")
+EXPERT_ROWS = ("ld3m-mtt", "pixels-mtt", "ld3m-tesla", "ld3m-mtt-rate0.03", "pixels-mtt-rate0.03")
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
