@@ -15,7 +15,7 @@ import shlex
 import sys
 
 from rich.console import Console
-from rows import GENERATED, ROWS, along_experts, changed
+from rows import GENERATED, MTT, ROWS, along_experts, changed
 
 from raydd.evaluate.compare import compare
 from raydd.evaluate.record import read_evaluations, read_results
@@ -31,7 +31,6 @@ from raydd.report.tables import print_table
 from raydd.runtime.work import Resources
 from raydd.store.run import Run
 
-EXPERT_ROWS = ("ld3m-mtt", "pixels-mtt", "ld3m-tesla", "ld3m-mtt-rate0.03", "pixels-mtt-rate0.03")
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
@@ -58,7 +57,7 @@ def main() -> None:
                     teacher_arch=args.teacher_arch,
                     scores=f"{args.out}/scores",
                     precision=args.precision,
-                    prior=args.prior if row in GENERATED or row in EXPERT_ROWS else None,
+                    prior=args.prior if row in GENERATED or row in MTT else None,
                 )
                 if row == FULL and not args.report_only:
                     reference(options)
@@ -146,7 +145,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    unknown = set(args.rows) - {FULL, *ROWS, *(EXPERT_ROWS if args.experts else ())}
+    unknown = set(args.rows) - {FULL, *ROWS, *(MTT if args.experts else ())}
     if unknown:
         parser.error(f"unknown rows {', '.join(sorted(unknown))}: choose from full, {', '.join(ROWS)}")
     return args

@@ -113,14 +113,20 @@ GENERATED: dict[str, Method] = {
 ROWS |= GENERATED
 
 
+# The rows of MTT: what is learned, and the switches that differ.
+MTT: dict[str, tuple[Ld3mConfig, dict[str, str | float]]] = {
+    "ld3m-mtt": (SMALL, {}),
+    "pixels-mtt": (PIXELS, {}),
+    "ld3m-tesla": (SMALL, {"mtt_gradient": "tesla"}),
+    # Student steps that go further: 0.01 falls short of two epochs of 66 expert steps, 0.1 overshoots (MNIST).
+    "ld3m-mtt-rate0.03": (SMALL, {"student_lr": 0.03}),
+    "pixels-mtt-rate0.03": (PIXELS, {"student_lr": 0.03}),
+}
+
+
 def along_experts(experts: str) -> dict[str, Method]:
     """The rows of MTT, which need a directory of `train-experts`."""
-    mtt = {"loss": "mtt", "experts": experts, "pool": None}
     return {
-        "ld3m-mtt": matched("ld3m-mtt", **mtt),
-        "pixels-mtt": matched("pixels-mtt", PIXELS, **mtt),
-        "ld3m-tesla": matched("ld3m-tesla", **mtt, mtt_gradient="tesla"),
-        # Student steps that go further: 0.01 falls short of two epochs of 66 expert steps, 0.1 overshoots (MNIST).
-        "ld3m-mtt-rate0.03": matched("ld3m-mtt-rate0.03", **mtt, student_lr=0.03),
-        "pixels-mtt-rate0.03": matched("pixels-mtt-rate0.03", PIXELS, **mtt, student_lr=0.03),
+        name: matched(name, base, loss="mtt", experts=experts, pool=None, **switches)
+        for name, (base, switches) in MTT.items()
     }
