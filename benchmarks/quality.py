@@ -24,6 +24,7 @@ from raydd.pipelines.distill import FULL, DistillOptions, distill_many, referenc
 from raydd.pipelines.evaluate import evaluate
 from raydd.pipelines.evaluate_request import EvaluateOptions
 from raydd.pipelines.infoutil import InfoUtil
+from raydd.pipelines.ld3m import Ld3m
 from raydd.pipelines.method import Method
 from raydd.pipelines.prior_samples import PriorSamples
 from raydd.report.page import write_report
@@ -62,7 +63,7 @@ def main() -> None:
                 if row == FULL and not args.report_only:
                     reference(options)
                 elif row != FULL:
-                    requests.append((options, labeled(known[row], args.label_teacher)))
+                    requests.append((options, matched_by(labeled(known[row], args.label_teacher), args.matcher)))
     if args.report_only:
         report(args, [Run(uri) for uri in runs if read_evaluations(Run(uri))])
         return
@@ -90,6 +91,13 @@ def labeled(method: Method, teacher: str | None) -> Method:
     if not isinstance(method, InfoUtil):
         return dataclasses.replace(method, output=dataclasses.replace(method.output, label_teacher=teacher))
     return InfoUtil(method.name, changed(method.config, label_teacher=teacher))
+
+
+def matched_by(method: Method, matcher: str | None) -> Method:
+    """The same method with LD3M's images matched by another network, if one is named."""
+    if matcher is None or not isinstance(method, Ld3m) or method.learn.loss == "mtt":
+        return method
+    return dataclasses.replace(method, learn=dataclasses.replace(method.learn, matcher=matcher))
 
 
 def report(args: argparse.Namespace, runs: list[Run]) -> None:
@@ -130,6 +138,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--teacher-arch", help="architecture of a checkpoint file")
     parser.add_argument("--prior", help="directory of train-prior, for the rows that draw from one")
     parser.add_argument("--experts", help="directory of train-experts, for the rows of MTT")
+    parser.add_argument("--matcher", help="network that matches LD3M's images (default: by size; MTT: the experts')")
     parser.add_argument("--no-flip", action="store_true", help="where a mirrored image is another class")
     parser.add_argument("--out", required=True, help="directory for the runs")
     parser.add_argument("--name", required=True, help="name of the result files")

@@ -7,8 +7,10 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 
 import pytest
 import torch
+from forked import forked_workers
 
 torch.set_num_threads(1)
+forked_workers.offer()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -179,9 +179,10 @@ def die(fate: str, folder: str | None = None) -> None:
             if sum(moment > begun - TOGETHER_S for moment in times) > 1:
                 break
             time.sleep(0.05)
-    parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
-    assert fate == "process" or b"raylet" in parent
-    os.kill(os.getpid() if fate == "process" else os.getppid(), signal.SIGKILL)
+    # Not this process's parent: see `forked_workers`.
+    raylet = int(os.environ["RAY_RAYLET_PID"])
+    assert fate == "process" or b"raylet" in Path(f"/proc/{raylet}/cmdline").read_bytes()
+    os.kill(os.getpid() if fate == "process" else raylet, signal.SIGKILL)
     time.sleep(60)
 
 
