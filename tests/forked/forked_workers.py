@@ -163,7 +163,7 @@ def serve(place: str) -> None:
             link, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
-                _become(link)
+                return _become(link)
             link.close()
 
 
@@ -183,7 +183,7 @@ def _end_with(raylet: int) -> None:
 
 
 def _become(link: socket.socket) -> None:
-    """In a forked process: be the worker that was ordered through `link`, which stays open as long as it lives."""
+    """In a forked process: be the worker that was ordered through `link`, whose end is open as long as it lives."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setpgid(0, 0)
     _, files, _, _ = socket.recv_fds(link, 1, 3)
@@ -196,11 +196,4 @@ def _become(link: socket.socket) -> None:
     os.chdir(order["cwd"])
     sys.argv, sys.path[:] = order["argv"], order["path"]
     threading.Thread(target=_end_with, args=(int(os.environ["RAY_RAYLET_PID"]),), daemon=True).start()
-    status = 1
-    try:
-        runpy.run_path(order["argv"][0], run_name="__main__")
-        status = 0
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    runpy.run_path(order["argv"][0], run_name="__main__")
