@@ -1,5 +1,7 @@
 """InfoUtil as a method: its checks, its candidates, and what its selection is worth on the digits."""
 
+from statistics import mean
+
 import pytest
 
 from raydd.distill.candidates import candidates
@@ -51,7 +53,7 @@ def test_only_candidates_are_scored_and_the_table_ignores_what_is_selected(tmp_p
 
 
 def test_selection_is_worth_something(tmp_path, digits_teacher):
-    """One student each, IPC 10, 30 epochs; noise between seeds is about 3 points.
+    """Three students each, IPC 10, 30 epochs; noise between single ones is about 3 points, and differs by processor.
 
     Digits are hard on the paper's choice: half of a digit is another digit, and high gradient norms are wrong guesses.
     With whole images and low norms the selection is not below random; with windows, not below unselected windows.
@@ -72,8 +74,8 @@ def test_selection_is_worth_something(tmp_path, digits_teacher):
     ]
     distill_many(requests, local)
     runs = tuple(request.out for request, _ in requests)
-    judge = EvaluateOptions(run=runs, val="digits", students="convnet3", protocol="soft@30", seeds=1, flip=False)
-    last = dict(zip(methods, (evaluation.seeds[0].last for evaluation in evaluate(judge, local))))
+    judge = EvaluateOptions(run=runs, val="digits", students="convnet3", protocol="soft@30", seeds=3, flip=False)
+    last = dict(zip(methods, (mean(seed.last for seed in evaluation.seeds) for evaluation in evaluate(judge, local))))
     assert last["low-norm"] > last["random"] - 0.03
     assert last["low-norm-windows"] > last["windows"] - 0.03
     assert min(last.values()) > 0.4

@@ -160,7 +160,7 @@ def test_experts_that_vanish_fail_in_one_line(digits_tree, tmp_path):
 
 def test_dm_lowers_the_held_out_loss(digits_tree, tmp_path):
     """Row 16 of ld3m.md, in small: what was never stepped on falls too."""
-    switches = PIXELS | {"iterations": 30, "heldout": 4, "matcher": "convnet3", "real_batch": 16, "init": "gaussian"}
+    switches = PIXELS | {"iterations": 90, "heldout": 4, "matcher": "convnet3", "real_batch": 16, "init": "gaussian"}
     made(digits_tree, tmp_path, ask={"classes": "0"}, chunk=1, **(switches | AUTO | {"move": 0.1}))
     heldout = kept(tmp_path, 0).heldout
     assert math.isfinite(heldout[0]) and heldout[-1] < 0.9 * heldout[0]
