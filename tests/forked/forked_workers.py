@@ -1,6 +1,6 @@
 """Ray's worker processes of the tests are forked from one that has imported torch and Ray, instead of importing them.
 
-Those imports are most of what a worker costs: 6 CPU seconds of 7, and a worker group of Ray Train starts four to six
+Those imports are most of what starting a worker costs, and a worker group of Ray Train starts four to six
 processes. What runs in a worker is the same, as a process of its own that can be killed like any other; only its parent
 is another, and what a raylet starts is a stand-in that hands over its files, environment and arguments, and waits.
 
