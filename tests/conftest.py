@@ -13,6 +13,18 @@ torch.set_num_threads(1)
 forked_workers.offer()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n 2`, what needs Ray and mostly waits is one process's, which starts it once; the rest goes by files."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class RayTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "runtime" if nodeid.startswith("tests/runtime/") else super()._split_scope(nodeid)
+
+    return RayTogether(config, log)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
     """The packaged digits are written here, not into the user's cache."""
