@@ -15,7 +15,7 @@ import shlex
 import sys
 
 from rich.console import Console
-from rows import GENERATED, MTT, ROWS, along_experts, changed
+from rows import GENERATED, MTT, ROWS, STARTED, along_experts, changed, started
 
 from raydd.evaluate.compare import compare
 from raydd.evaluate.record import read_evaluations, read_results
@@ -46,8 +46,9 @@ def main() -> None:
     requests = []
     for ipc in args.ipc:
         for seed in range(args.seeds):
+            place = f"{args.out}/{{}}-ipc{ipc}-seed{seed}-{args.label_teacher or 'default'}".format
             for row in args.rows:
-                out = f"{args.out}/{row}-ipc{ipc}-seed{seed}-{args.label_teacher or 'default'}"
+                out = place(row)
                 runs.append(out)
                 options = DistillOptions(
                     data=args.data,
@@ -58,12 +59,15 @@ def main() -> None:
                     teacher_arch=args.teacher_arch,
                     scores=f"{args.out}/scores",
                     precision=args.precision,
-                    prior=args.prior if row in GENERATED or row in MTT else None,
+                    prior=args.prior if row in GENERATED or row in STARTED or row in MTT else None,
                 )
-                if row == FULL and not args.report_only:
+                if args.report_only:
+                    continue
+                if row == FULL:
                     reference(options)
-                elif row != FULL:
-                    requests.append((options, matched_by(labeled(known[row], args.label_teacher), args.matcher)))
+                    continue
+                method = started(row, place(STARTED[row])) if row in STARTED else known[row]
+                requests.append((options, matched_by(labeled(method, args.label_teacher), args.matcher)))
     if args.report_only:
         report(args, [Run(uri) for uri in runs if read_evaluations(Run(uri))])
         return
@@ -143,7 +147,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="directory for the runs")
     parser.add_argument("--name", required=True, help="name of the result files")
     parser.add_argument("--ipc", default="1,10", type=lambda text: [int(part) for part in text.split(",")])
-    parser.add_argument("--rows", default=MAIN, type=lambda text: text.split(","), help=f"of full, {', '.join(ROWS)}")
+    names = f"full, {', '.join([*ROWS, *STARTED])}"
+    parser.add_argument("--rows", default=MAIN, type=lambda text: text.split(","), help=f"of {names}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--students", default=None, help="default: those of the image size")
     parser.add_argument("--protocol", default="soft,hard")
@@ -154,9 +159,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    unknown = set(args.rows) - {FULL, *ROWS, *(MTT if args.experts else ())}
+    unknown = set(args.rows) - {FULL, *ROWS, *STARTED, *(MTT if args.experts else ())}
     if unknown:
-        parser.error(f"unknown rows {', '.join(sorted(unknown))}: choose from full, {', '.join(ROWS)}")
+        parser.error(f"unknown rows {', '.join(sorted(unknown))}: choose from {names}")
     return args
 
 

@@ -112,6 +112,14 @@ GENERATED: dict[str, Method] = {
 }
 ROWS |= GENERATED
 
+# LD3M from the images of another row, of the same IPC and seed, which is there already.
+STARTED = {"ld3m-from-kmeans": "kmeans"}
+
+
+def started(name: str, run: str) -> Method:
+    """A row of `STARTED`, from the images in `run`."""
+    return matched(name, init=run)
+
 
 # The rows of MTT: what is learned, and the switches that differ.
 MTT: dict[str, tuple[Ld3mConfig, dict[str, str | float]]] = {
