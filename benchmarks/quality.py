@@ -66,7 +66,7 @@ def main() -> None:
                 if row == FULL:
                     reference(options)
                     continue
-                method = started(row, place(STARTED[row])) if row in STARTED else known[row]
+                method = started(row, place) if row in STARTED else known[row]
                 requests.append((options, matched_by(labeled(method, args.label_teacher), args.matcher)))
     if args.report_only:
         report(args, [Run(uri) for uri in runs if read_evaluations(Run(uri))])

@@ -112,13 +112,18 @@ GENERATED: dict[str, Method] = {
 }
 ROWS |= GENERATED
 
-# LD3M from the images of another row, of the same IPC and seed, which is there already.
-STARTED = {"ld3m-from-kmeans": "kmeans"}
+# LD3M from the images of another row, of the same IPC and seed, which is there already; and the switches that differ.
+STARTED: dict[str, tuple[str, Ld3mConfig, dict[str, str | int]]] = {
+    "ld3m-from-kmeans": ("kmeans", SMALL, {}),
+    "ld3m-autoencoder-from-kmeans": ("kmeans", SMALL, {"steps": 0, "learn": "latent"}),
+    "pixels-free-from-kmeans": ("kmeans", PIXELS, {"clamp": False}),
+}
 
 
-def started(name: str, run: str) -> Method:
-    """A row of `STARTED`, from the images in `run`."""
-    return matched(name, init=run)
+def started(name: str, place: Callable[[str], str]) -> Method:
+    """A row of `STARTED`, from the images in the run that `place` has for the row that it starts from."""
+    row, base, switches = STARTED[name]
+    return matched(name, base, init=place(row), **switches)
 
 
 # The rows of MTT: what is learned, and the switches that differ.

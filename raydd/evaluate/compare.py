@@ -18,6 +18,8 @@ from raydd.evaluate.record import FULL, RANDOM, Evaluation, RunResults
 
 # What names a row already, so that it is no variant of the method's options.
 _ROW_OPTIONS = ("seed", "ipc", "method", "base")
+# The run whose images a run starts from, or the name of another kind of start.
+_START = "options.learn.init"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,11 +148,20 @@ def variant_names(results: Sequence[RunResults]) -> dict[str, str]:
     names = {}
     for group in groups.values():
         options = {result.run.uri: _options(result) for result in group}
-        every = sorted({name for option in options.values() for name in option})
-        differing = [name for name in every if len({repr(option.get(name)) for option in options.values()}) > 1]
+        every = {name for option in options.values() for name in option}
+        if _starts_follow_seeds(group, options):
+            every -= {_START, "options.inputs"}
+        differing = [name for name in sorted(every) if len({repr(option.get(name)) for option in options.values()}) > 1]
         for uri, option in options.items():
             names[uri] = " ".join(f"{name.rsplit('.', 1)[-1]}={option.get(name)}" for name in differing)
     return names
+
+
+def _starts_follow_seeds(group: Sequence[RunResults], options: dict[str, dict[str, Any]]) -> bool:
+    """Whether every run starts from another run, and each seed from one of its own: a chain of several seeds."""
+    pairs = {(result.seed, str(options[result.run.uri].get(_START))) for result in group}
+    seeds, starts = ({pair[i] for pair in pairs} for i in (0, 1))
+    return len(pairs) == len(seeds) == len(starts) and all("/" in start for start in starts)
 
 
 def _options(result: RunResults) -> dict[str, Any]:

@@ -194,3 +194,27 @@ def test_the_order_of_the_runs_changes_nothing():
         return [(row.label, row.rank, row.summary, row.vs_random) for block in compare(results) for row in block.rows]
 
     assert shape(runs) == shape(runs[::-1])
+
+
+def started(seed: int, init: str):
+    learn = {"learn": {"init": init, "steps": 5}, "inputs": [init]}
+    return judged("ld3m", students(0.5), distill_seed=seed, uri=f"runs/{seed}-{init}", options=learn)
+
+
+def test_runs_that_start_from_runs_of_their_seeds_are_one_variant():
+    assert set(variant_names([started(s, f"/runs/kmeans-{s}") for s in (0, 1)]).values()) == {""}
+
+
+@pytest.mark.parametrize(
+    "starts",
+    [
+        [(0, "/runs/kmeans"), (0, "/runs/herding"), (1, "/runs/kmeans")],
+        [(0, "/runs/kmeans-0"), (0, "/runs/herding-0"), (1, "/runs/kmeans-1"), (1, "/runs/herding-1")],
+        [(0, "real"), (1, "/runs/kmeans-1")],
+        [(0, "real"), (1, "gaussian")],
+    ],
+)
+def test_other_starts_are_other_variants(starts):
+    names = variant_names([started(*start) for start in starts])
+    assert len(set(names.values())) == len({init for _, init in starts})
+    assert all(f"init={init}" in names[f"runs/{seed}-{init}"] for seed, init in starts)
