@@ -2,7 +2,8 @@
 
 The defaults are the paper's at 128 px (arXiv 2403.03881: 10 sampling steps, guidance 3, GLaD's protocol), with DiT-XL/2
 for the prior. Everything of a subset lies below OUT/SUBSET. The controls are random images, pixels learned by the same
-loss, the autoencoder without the diffusion chain, and the start of LD3M, its images before the first iteration.
+loss, the autoencoder without the diffusion chain, and the start of LD3M, its images before the first iteration. With
+`--start kmeans` all of these start from the images that k-means chose, which did better than the paper's random ones.
 
 ray job submit --working-dir . -- python jobs/ld3m_subsets.py --data s3://bucket/imagenet --out s3://bucket/ld3m \
     --subsets imagenette,imagewoof
@@ -10,7 +11,7 @@ ray job submit --working-dir . -- python jobs/ld3m_subsets.py --data s3://bucket
 
 import dataclasses
 import json
-from typing import Literal
+from typing import Any, Literal
 
 from start import run
 
@@ -63,6 +64,8 @@ class SubsetOptions:
     size: int = 128
     # Images per class.
     ipc: tuple[int, ...] = (1,)
+    # Images that LD3M and its controls start from: real ones drawn at random, as in the paper, or those of k-means.
+    start: Literal["real", "kmeans"] = "real"
     # Matching loss.
     loss: Literal["dm", "dc", "mtt"] = "dm"
     # Sampling steps; None takes the paper's: 10, and 20 from 256 px.
@@ -86,7 +89,9 @@ class SubsetOptions:
     resources: Resources = Resources()
 
     def groups(self) -> list["Group"]:
-        """The subsets that are named, each once; raises `UserError` for an unknown one."""
+        """The subsets that are named, each once; raises `UserError` for an unknown one, or a start that cannot be."""
+        if self.start == "kmeans" and not self.teacher:
+            raise UserError("--start kmeans chooses by the features of a teacher: add --teacher, or use --start real")
         if self.subsets is None:
             return [Group(self, None)]
         names = [name.strip() for name in self.subsets.split(",") if name.strip()]
@@ -136,33 +141,49 @@ class Group:
             data=self.data, out=out, arch=o.matcher, size=o.size, count=o.experts, seed=o.seed, teacher=teacher
         )
 
-    def methods(self) -> list[Method]:
-        """LD3M last, after its controls."""
+    def controls(self) -> list[Control]:
+        """Real images, which LD3M may start from."""
+        return [Control(name, ControlConfig()) for name in ("random", *(["kmeans"] if self.options.teacher else []))]
+
+    def methods(self, ipc: int) -> list[Method]:
+        """LD3M last, after its controls; those of real images are made already if it starts from them."""
         steps = self.options.steps
         if steps is None:
             steps = 20 if self.options.size >= 256 else 10
         ld3m = Ld3mConfig(steps=steps)
-        controls = ["random", *(["kmeans"] if self.options.teacher else [])]
         return [
-            *(Control(name, ControlConfig()) for name in controls),
-            make("ld3m-start", dataclasses.replace(ld3m, iterations=0, heldout=0), OutputConfig()),
-            self._learned("ld3m-pixels", pixels()),
-            self._learned("ld3m-autoencoder", autoencoder()),
-            self._learned("ld3m", ld3m),
+            *self.controls(),
+            self._learned("ld3m-start", ld3m, ipc, iterations=0, heldout=0),
+            self._learned("ld3m-pixels", pixels(), ipc, **self._matched()),
+            self._learned("ld3m-autoencoder", autoencoder(), ipc, **self._matched()),
+            self._learned("ld3m", ld3m, ipc, **self._matched()),
         ]
 
-    def _learned(self, name: str, way: Ld3mConfig) -> Ld3m:
-        loss = self.options.loss
-        chosen = {"loss": loss, "iterations": self.options.iterations}
-        if loss == "mtt":
-            chosen["experts"] = self.trained().out
-        else:
-            chosen["matcher"] = self.options.matcher
-        return make(name if loss == "dm" else f"{name}-{loss}", dataclasses.replace(way, **chosen), OutputConfig())
+    def _matched(self) -> dict[str, Any]:
+        o = self.options
+        by = {"experts": self.trained().out} if o.loss == "mtt" else {"matcher": o.matcher}
+        return {"loss": o.loss, "iterations": o.iterations} | by
+
+    def _learned(self, name: str, way: Ld3mConfig, ipc: int, **switches) -> Ld3m:
+        loss = switches.get("loss", "dm")
+        if self.options.start == "kmeans":
+            name = f"{name}-from-kmeans"
+            switches["init"] = self._place("kmeans", ipc)
+        name = name if loss == "dm" else f"{name}-{loss}"
+        return make(name, dataclasses.replace(way, **switches), OutputConfig())
+
+    def _place(self, method: str, ipc: int) -> str:
+        return filesystem.join(self.out, f"{method}-ipc{ipc}-seed{self.options.seed}")
+
+    def first(self) -> list[tuple[DistillOptions, Method]]:
+        """What is to be made before LD3M can start from it."""
+        if self.options.start == "real":
+            return []
+        return [(self._request(ipc, method, None), method) for ipc in self.options.ipc for method in self.controls()]
 
     def requests(self, class_map: str | None) -> list[tuple[DistillOptions, Method]]:
         """What to distill with every method and IPC, and where to."""
-        made = ((ipc, method) for ipc in self.options.ipc for method in self.methods())
+        made = ((ipc, method) for ipc in self.options.ipc for method in self.methods(ipc))
         return [(self._request(ipc, method, class_map), method) for ipc, method in made]
 
     def _request(self, ipc: int, method: Method, class_map: str | None) -> DistillOptions:
@@ -172,7 +193,7 @@ class Group:
         pretrained = self.subset and o.teacher and PRETRAINED.fullmatch(o.teacher)
         return DistillOptions(
             data=self.data,
-            out=filesystem.join(self.out, f"{method.name}-ipc{ipc}-seed{o.seed}"),
+            out=self._place(method.name, ipc),
             ipc=ipc,
             seed=o.seed,
             size=o.size,
@@ -202,6 +223,8 @@ def main(args: list[str]) -> None:
     groups = options.groups()
     if options.loss == "mtt":
         train_many([group.trained() for group in groups], options.resources)
+    if first := [request for group in groups for request in group.first()]:
+        distill_many(first, options.resources)
     requests = {group: group.requests(group.class_map()) for group in groups}
     # The sets of all subsets share one queue, and so do the students of each.
     distill_many([request for some in requests.values() for request in some], options.resources)

@@ -11,6 +11,7 @@ from priors import write_tiny_prior
 
 from raydd.data.subsets import SUBSETS, WNIDS
 from raydd.models.prior.pipeline import load_prior
+from raydd.store.distilled import read_class
 from raydd.store.learned import read_learned
 from raydd.store.run import Run
 from raydd.store.trajectories import open_experts
@@ -91,6 +92,20 @@ def test_ld3m_along_experts_of_any_source(tmp_path, digits_teacher):
     rows = ("random", "kmeans", "ld3m-start", "ld3m-pixels-mtt", "ld3m-autoencoder-mtt", "ld3m-mtt")
     assert all(f"{name} " in printed for name in rows) and (tmp_path / "out" / "whole" / "report.html").exists()
     assert open_experts(str(tmp_path / "out" / "whole" / "experts")).count == 1
+
+
+def test_ld3m_from_the_images_of_k_means(tmp_path, digits_teacher):
+    tree, prior = write_tree(tmp_path / "tree"), write_tiny_prior(tmp_path / "prior", ("0", "1", "2"))
+    quick = ("--size", 16, "--steps", 1, "--iterations", 1, "--matcher", "convnet1", "--start", "kmeans")
+    judged = ("--students", "convnet3", "--protocol", "glad@2", "--seeds", 1, "--no-flip")
+    given = ("--data", tree, "--subsets", "None", "--prior", prior, "--class-map", "None", "--teacher", digits_teacher)
+    printed = script("ld3m_subsets.py", "--out", tmp_path / "out", *given, *quick, *judged)
+    chosen = Run(str(tmp_path / "out" / "whole" / "kmeans-ipc1-seed0"))
+    for name in ("ld3m-start", "ld3m-pixels", "ld3m-autoencoder", "ld3m"):
+        made = Run(str(tmp_path / "out" / "whole" / f"{name}-from-kmeans-ipc1-seed0"))
+        keys = [read_class(run, 1)[0].source_keys for run in (made, chosen)]
+        assert keys[0] == keys[1]
+    assert "ld3m-from-kmeans " in printed
 
 
 def product() -> list[tuple[str, str]]:
