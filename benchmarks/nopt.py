@@ -22,7 +22,7 @@ from machine import clock, finish, machine
 from torch import Tensor
 
 from raydd.distill.dsco.config import PRESETS, DscoConfig
-from raydd.distill.dsco.features import GROUPS, SLOPE
+from raydd.distill.dsco.features import GROUPS, SLOPE, feature_dtype
 from raydd.distill.dsco.loop import Task
 from raydd.distill.dsco.nopt import feature_nets, targets_at
 from raydd.distill.dsco.objective import Matching, norm_gap
@@ -162,7 +162,7 @@ def main() -> None:
         ipc=options.ipc,
         preset=options.preset,
         iterations=config.iterations,
-        precision=config.feature_precision,
+        precision=str(feature_dtype(config.feature_precision, "cpu")).removeprefix("torch."),
         per_step=lines,
     )
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from raydd.errors import choose
 from raydd.keyed import hash64, numpy_rng
+from raydd.models.arithmetic import native_bf16
 from raydd.models.normalization import Normalization
 from raydd.train.crops import apply_views, draw_views
 from raydd.train.layout import memory_format
@@ -140,11 +141,7 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
     """Whether to train in bfloat16: as told, or by itself on CUDA and on CPUs with native bfloat16 arithmetic."""
     if choose("precision", precision, PRECISIONS) != "auto":
         return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return (
-        device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    return native_bf16(device)
 
 
 @contextlib.contextmanager

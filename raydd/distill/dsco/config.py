@@ -70,8 +70,8 @@ class DscoConfig:
     lr: float | None = None
     # Its momentum, Adam's first beta; None takes 0.8 (shell) or 0.9 (sgd, adam; released).
     momentum: float | None = None
-    # Arithmetic of the feature net's convolutions (released: fp32).
-    feature_precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    # Arithmetic of the feature net's convolutions (released: fp32); auto takes bf16 where the hardware has it.
+    feature_precision: Literal["auto", "fp32", "bf16", "fp64"] = "fp32"
     # Most images that are optimized together; more are cut into near-equal chunks (ours; released: no limit).
     chunk: int = 256
     # Classes that share the batches of denoiser and feature net, for GPUs that one class leaves idle (released: 1). The
@@ -142,8 +142,8 @@ def _check_range(name: str, value: float, low: float, high: float = math.inf) ->
 
 
 def fast() -> DscoConfig:
-    """The defaults with 15 iterations in bfloat16, and 100 noised copies of real images per image (ours)."""
-    return DscoConfig(iterations=15, feature_precision="bf16", rows_per_image=100)
+    """The defaults with 15 iterations, 100 noised copies of real images per image, and bf16 where it is fast (ours)."""
+    return DscoConfig(iterations=15, feature_precision="auto", rows_per_image=100)
 
 
 def sgd() -> DscoConfig:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from raydd.distill.dsco.config import DscoConfig
-from raydd.distill.dsco.features import DTYPES, FeatureNet
+from raydd.distill.dsco.features import FeatureNet, feature_dtype
 from raydd.distill.dsco.lattice import start_noise
 from raydd.distill.dsco.loop import Result, State, Task, check_finite, check_noise, descend, predict
 from raydd.distill.dsco.objective import absolute_and_square, norm_gap
@@ -43,7 +43,8 @@ def template_net(prior: Prior, config: DscoConfig, seed: int) -> FeatureNet | No
     """The one net of all classes, of statistics and synthesis alike; None for raw latents."""
     if config.features == "latent":
         return None
-    return FeatureNet(prior.latent_shape, seed, "phi", device=prior.device, dtype=DTYPES[config.feature_precision])
+    dtype = feature_dtype(config.feature_precision, prior.device)
+    return FeatureNet(prior.latent_shape, seed, "phi", device=prior.device, dtype=dtype)
 
 
 @torch.no_grad()

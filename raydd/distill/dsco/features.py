@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raydd.keyed import torch_rng
+from raydd.models.arithmetic import native_bf16
 
 WIDTH = 256
 GROUPS = 16
@@ -35,6 +36,13 @@ def num_stages(height: int, width: int) -> int:
 def num_features(height: int, width: int) -> int:
     """F, the features of the net for maps of height x width."""
     return WIDTH << num_stages(height, width)
+
+
+def feature_dtype(precision: str, device: str | torch.device) -> torch.dtype:
+    """The dtype of the convolutions; `auto` takes bfloat16 where the hardware has it, and fp32 elsewhere."""
+    if precision == "auto":
+        precision = "bf16" if native_bf16(device) else "fp32"
+    return DTYPES[precision]
 
 
 class FeatureNet:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from raydd.distill.dsco.config import DscoConfig
-from raydd.distill.dsco.features import DTYPES, FeatureNet
+from raydd.distill.dsco.features import FeatureNet, feature_dtype
 from raydd.distill.dsco.lattice import medoids, start_noise
 from raydd.distill.dsco.loop import Result, State, Task, check_noise, descend, draw
 from raydd.distill.dsco.objective import Matching
@@ -67,7 +67,7 @@ def check_reals(prior: Prior, reals: Tensor, class_name: str, label: int | None,
 def feature_nets(prior: Prior, config: DscoConfig, seed: int, class_name: str) -> list[FeatureNet]:
     """The run's feature nets, or the class's own."""
     own = (class_name,) if config.extractor == "per-class" else ()
-    dtype = DTYPES[config.feature_precision]
+    dtype = feature_dtype(config.feature_precision, prior.device)
     keys = [(seed, "phi", *own, *([n] if n else [])) for n in range(config.num_extractors)]
     return [FeatureNet(prior.latent_shape, *key, device=prior.device, dtype=dtype) for key in keys]
 

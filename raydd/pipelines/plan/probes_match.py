@@ -8,7 +8,7 @@ from torch import nn
 
 from raydd.augment.dsa import draw_dsa
 from raydd.distill.dsco.datafree import FreeMatching
-from raydd.distill.dsco.features import DTYPES, FeatureNet
+from raydd.distill.dsco.features import FeatureNet, feature_dtype
 from raydd.distill.dsco.objective import Matching
 from raydd.distill.dsco.optimize import minimize
 from raydd.distill.dsco.targets import make_targets, noised_features
@@ -86,7 +86,7 @@ def nopt_free(bench: Bench, op: Op) -> Run:
 
 
 def _net(bench: Bench) -> FeatureNet:
-    dtype = DTYPES[bench.method.nopt.feature_precision]
+    dtype = feature_dtype(bench.method.nopt.feature_precision, bench.device)
     return FeatureNet(bench.prior.latent_shape, "plan", device=bench.device, dtype=dtype)
 
 

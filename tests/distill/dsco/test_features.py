@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from raydd.distill.dsco.features import FeatureNet, num_features
+from raydd.distill.dsco import features
+from raydd.distill.dsco.features import FeatureNet, feature_dtype, num_features
 from raydd.keyed import torch_rng
 
 SHAPES = [(2, 24, 26), (3, 14, 14), (1, 8, 8), (1, 7, 7), (2, 4, 4), (1, 9, 13), (1, 70, 7)]
@@ -64,3 +65,10 @@ def test_a_key_is_a_net():
     one, same, other = (FeatureNet((1, 8, 8), 0, "phi", *more) for more in ((), (), ("cat",)))
     x = draw((1, 8, 8))
     assert torch.equal(one(x), same(x)) and not torch.equal(one(x), other(x))
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_takes_bf16_where_the_hardware_has_it(native, dtype, monkeypatch):
+    monkeypatch.setattr(features, "native_bf16", lambda device: native)
+    assert feature_dtype("auto", "cpu") == dtype
+    assert feature_dtype("bf16", "cpu") == torch.bfloat16 and feature_dtype("fp64", "cpu") == torch.float64
