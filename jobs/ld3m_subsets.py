@@ -3,7 +3,7 @@
 The defaults are the paper's at 128 px (arXiv 2403.03881: 10 sampling steps, guidance 3, GLaD's protocol), with DiT-XL/2
 for the prior. Everything of a subset lies below OUT/SUBSET. The controls are random images, pixels learned by the same
 loss, the autoencoder without the diffusion chain, and the start of LD3M, its images before the first iteration. With
-`--start kmeans` all of these start from the images that k-means chose, which did better than the paper's random ones.
+`--start kmeans` all of these start from the images that k-means chose, which did better than random ones on MNIST.
 
 ray job submit --working-dir . -- python jobs/ld3m_subsets.py --data s3://bucket/imagenet --out s3://bucket/ld3m \
     --subsets imagenette,imagewoof

@@ -4,9 +4,9 @@ import torch
 
 
 def native_bf16(device: str | torch.device) -> bool:
-    """Whether a device computes in bfloat16 itself: CUDA from Ampere on, and CPUs whose oneDNN has it.
+    """Whether torch says that a CUDA device, or oneDNN on a CPU, has bfloat16; False for other devices.
 
-    Others emulate it: convolutions took 4 to 9 times as long as in fp32 on a CPU with AVX2 alone.
+    A CPU with AVX2 alone emulates it: convolutions took 4 to 9 times as long as in fp32.
     """
     kind = torch.device(device).type
     if kind == "cuda":
