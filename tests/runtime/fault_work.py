@@ -166,8 +166,8 @@ def collect(work: Work, column: str, out: str) -> list[Unit]:
     return found
 
 
-def die(fate: str, folder: str | None = None) -> None:
-    """End this worker by SIGKILL, or the raylet above it and with it the node.
+def die(fate: str, folder: str | None = None, on_death: Callable[[], None] = lambda: None) -> None:
+    """End this worker by SIGKILL, or the raylet above it and with it the node; `on_death` is called just before.
 
     With a folder, together with another one that is about to die: then the group restarts once for both.
     """
@@ -182,15 +182,17 @@ def die(fate: str, folder: str | None = None) -> None:
     # Not this process's parent: see `forked_workers`.
     raylet = int(os.environ["RAY_RAYLET_PID"])
     assert fate == "process" or b"raylet" in Path(f"/proc/{raylet}/cmdline").read_bytes()
+    on_death()
     os.kill(os.getpid() if fate == "process" else raylet, signal.SIGKILL)
     time.sleep(60)
 
 
 @dataclasses.dataclass(frozen=True)
 class Doomed:
-    """A unit whose i-th try meets the i-th of `fates`; `folder` counts its tries.
+    """A unit that meets each of `fates` once, in turn; `folder` counts its tries, and the fates that it has met.
 
-    process, raylet: dies halfway through its first file; notice: is told that its machine will be taken away.
+    process, raylet: dies halfway through its first file; notice: is told that its machine will be taken away. A try
+    that a neighbor's death cuts short has met nothing: the next one meets the same fate.
     """
 
     unit: Unit
@@ -212,7 +214,20 @@ class Doomed:
 
     @property
     def tries(self) -> int:
-        return len(self.file.read_bytes()) if self.file.exists() else 0
+        return self._count("")
+
+    @property
+    def met(self) -> int:
+        """How many of its fates it has met."""
+        return self._count(".met")
+
+    def _count(self, suffix: str) -> int:
+        path = self.file.with_suffix(suffix)
+        return len(path.read_bytes()) if path.exists() else 0
+
+    def _note(self, suffix: str) -> None:
+        with self.file.with_suffix(suffix).open("ab") as file:
+            file.write(b"x")
 
     def is_done(self) -> bool:
         return self.unit.is_done()
@@ -227,19 +242,19 @@ class Doomed:
         import ray
 
         self.file.with_suffix(".node").write_text(ray.get_runtime_context().get_node_id())
-        with self.file.open("ab") as tries:
-            tries.write(b"x")
-        fate = self.fates[self.tries - 1] if self.tries <= len(self.fates) else None
+        self._note("")
+        fate = self.fates[self.met] if self.met < len(self.fates) else None
         if fate == "notice":
             self._wait_for_notice(context)
         elif fate:
-            with_fault(1, lambda: die(fate, self.folder))
+            with_fault(1, lambda: die(fate, self.folder, lambda: self._note(".met")))
         self.unit.run(context)
 
     def _wait_for_notice(self, context: Context) -> None:
         """Begin only once the notice is there, and stand still after the first save, until the end."""
         while context.deadline() is None:
             time.sleep(0.1)
+        self._note(".met")
         save = UnitWork.save_state
 
         def save_and_stop(*args, **kwargs) -> None:

@@ -250,7 +250,8 @@ def test_killed_workers_and_their_lost_nodes(work, calm, nodes, tmp_path):
         storage=str(tmp_path / "train"),
         on_event=lambda unit, event, facts: told.append((unit.name, event, facts)),
     )
-    assert {column: unit.tries for column, unit in doomed.items()} == {c: 1 + len(f) for c, f in fates.items()}
+    # Tries may be more: a doomed unit is sometimes what the other worker had in hand.
+    assert {column: unit.met for column, unit in doomed.items()} == {c: len(f) for c, f in fates.items()}
     begun = sum(unit.tries for unit in units)
     deaths = sum(len(f) for f in fates.values())
     print({"units": len(units), "begun": begun, "deaths": deaths})
