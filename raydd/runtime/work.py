@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from raydd.errors import Unfinished, UserError, choose, redact
+from raydd.runtime.heap import keep_freed
 
 EXECUTORS = ("ray", "local")
 # Read by the libraries' thread pools when they are loaded, so they hold for what is imported later.
@@ -122,12 +123,18 @@ def one_line(error: BaseException) -> str:
 
 
 def settle(threads: int) -> str:
-    """Fix the number of threads of torch, and of libraries loaded later, in this process; name its device."""
+    """Fix the number of threads of torch, and of libraries loaded later, in this process; name its device.
+
+    One that computes on CPUs keeps its memory from here on (`raydd.runtime.heap`).
+    """
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     import torch
 
     torch.set_num_threads(threads)
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    keep_freed()
+    return "cpu"
 
 
 def raise_unfinished(what: str, failures: Mapping[str, Failure], missing: Sequence[str]) -> None:
