@@ -7,6 +7,7 @@ images and should end where the expert was `expert_epochs` later. The student's 
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from raydd.distill.ld3m.config import Ld3mConfig
 from raydd.distill.ld3m.objective import HELDOUT
 from raydd.distill.ld3m.pack import Pack
-from raydd.distill.ld3m.trajectory import Matched, draw_steps, match_trajectory
+from raydd.distill.ld3m.trajectory import draw_steps, match_loss, match_trajectory
 from raydd.keyed import numpy_rng
 from raydd.models.flat import FlatNet
 
@@ -38,7 +39,7 @@ class TrajectoryMatching:
         self.restore({})
 
     def __call__(self, iteration: int, synthetic: Tensor) -> tuple[float, Tensor]:
-        matched = self._match(synthetic, "iteration", iteration)
+        matched = match_trajectory(*self._task(synthetic, "iteration", iteration), self.config.mtt_gradient)
         self.velocity = self.config.momentum * self.velocity + matched.alpha
         self.alpha = (self.alpha - self.config.student_lr_lr * self.velocity).clamp(min=LEAST_RATE)
         return float(matched.loss), matched.images
@@ -46,7 +47,7 @@ class TrajectoryMatching:
     def heldout(self, synthetic: Tensor) -> float | None:
         if not self.config.heldout:
             return None
-        losses = [float(self._match(synthetic, HELDOUT, draw).loss) for draw in range(self.config.heldout)]
+        losses = [float(match_loss(*self._task(synthetic, HELDOUT, draw))) for draw in range(self.config.heldout)]
         return sum(losses) / len(losses)
 
     def state(self) -> dict[str, Tensor]:
@@ -56,11 +57,12 @@ class TrajectoryMatching:
         self.alpha = state.get("alpha", torch.tensor(self.config.student_lr)).to(self.device)
         self.velocity = state.get("alpha-velocity", torch.zeros(())).to(self.device)
 
-    def _match(self, synthetic: Tensor, *key: object) -> Matched:
+    def _task(self, synthetic: Tensor, *key: object) -> tuple[Any, ...]:
+        """What `match_loss` takes: the network, where an expert was and came to, images, and a student's steps."""
         key = (self.pack.seed, "mtt", *self.pack.names, *key)
         expert, epoch = numpy_rng(*key, "expert").random(2)
         snapshots = self.load(int(expert * self.count))
         start = int(epoch * self.config.max_start)
         ends = (snapshots(at).to(self.device) for at in (start, start + self.config.expert_epochs))
         steps = draw_steps(*key, count=len(synthetic), batch=self.config.student_batch, steps=self.config.student_steps)
-        return match_trajectory(self.net, *ends, synthetic, self.labels, self.alpha, steps, self.config.mtt_gradient)
+        return self.net, *ends, synthetic, self.labels, self.alpha, steps

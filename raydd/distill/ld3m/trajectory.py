@@ -18,7 +18,8 @@ with a graph of its own, carrying r = dL/d theta_{i+1}:
 Augmentation is DSA with parameters per image and a group per step, as the experts are trained.
 """
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -90,13 +91,8 @@ def match_trajectory(
     start, target, images, alpha = (t.detach() for t in (start, target, images, alpha))
     if gradient == "unrolled":
         return _unrolled(net, start, target, images, labels, alpha, steps)
-    scale = (start - target).square().sum()
-    points = [start]
-    for step in steps:
-        slope = _slope(net, points[-1].requires_grad_(), *_batch(step, images, labels))
-        points.append(points[-1].detach() - alpha * slope)
-    end = points.pop()
-    residual = 2 * (end - target) / scale
+    *points, end = _walk(net, start, images, labels, alpha, steps)
+    residual = 2 * (end - target) / (start - target).square().sum()
     to_images, to_alpha = torch.zeros_like(images), torch.zeros_like(alpha)
     for step in reversed(steps):
         along, by_batch, by_point = _back(net, points.pop(), step, images, labels, residual, gradient == "adjoint")
@@ -104,7 +100,32 @@ def match_trajectory(
         to_images.index_add_(0, step.index.to(images.device), -alpha * by_batch)
         if by_point is not None:
             residual = residual - alpha * by_point
-    return Matched((end - target).square().sum() / scale, to_images, to_alpha)
+    return Matched(_distance(start, end, target), to_images, to_alpha)
+
+
+def match_loss(
+    net: FlatNet, start: Tensor, target: Tensor, images: Tensor, labels: Tensor, alpha: Tensor, steps: Sequence[Step]
+) -> Tensor:
+    """L [] alone, which needs the steps but none of the way back; arguments as in `match_trajectory`."""
+    start, target, images, alpha = (t.detach() for t in (start, target, images, alpha))
+    (end,) = collections.deque(_walk(net, start, images, labels, alpha, steps), maxlen=1)
+    return _distance(start, end, target)
+
+
+def _walk(
+    net: FlatNet, start: Tensor, images: Tensor, labels: Tensor, alpha: Tensor, steps: Sequence[Step]
+) -> Iterator[Tensor]:
+    """theta_0 to theta_n, each [P]: where a student is before every step and after the last; no graph."""
+    point = start
+    yield point
+    for step in steps:
+        point = point - alpha * _slope(net, point.detach().requires_grad_(), *_batch(step, images, labels))
+        yield point
+
+
+def _distance(start: Tensor, end: Tensor, target: Tensor) -> Tensor:
+    """L []: how far a student is from where it should have come, over the whole way, both squared."""
+    return (end - target).square().sum() / (start - target).square().sum()
 
 
 def _back(
@@ -112,6 +133,7 @@ def _back(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """h = g . r of a step, and its gradients to the step's batch and, if asked for, to its point; then no graph."""
     batch, answers, dsa = _batch(step, images, labels)
+    point = point.detach().requires_grad_()
     along = _slope(net, point, batch.requires_grad_(), answers, dsa, graph=True) @ residual
     if by_point:
         return along.detach(), *torch.autograd.grad(along, (batch, point))
@@ -124,7 +146,7 @@ def _unrolled(
     point, images, alpha = (t.clone().requires_grad_() for t in (start, images, alpha))
     for step in steps:
         point = point - alpha * _slope(net, point, *_batch(step, images, labels), graph=True)
-    loss = (point - target).square().sum() / (start - target).square().sum()
+    loss = _distance(start, point, target)
     return Matched(loss.detach(), *torch.autograd.grad(loss, (images, alpha)))
 
 

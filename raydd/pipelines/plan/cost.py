@@ -42,6 +42,7 @@ KINDS = {
     "match": "images matched, with gradients",
     "match_held": "images matched, held out",
     "student": "images of student steps, with gradients",
+    "student_held": "images of student steps, held out",
     "save": "images encoded",
 }
 CPU = frozenset({"read", "choose", "save"})

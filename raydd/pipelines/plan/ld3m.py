@@ -132,7 +132,7 @@ class Matching:
         learn = self.learn
         found = [self.iterations(sizes, learn.iterations)]
         if learn.loss == "mtt":
-            return add([*found, self._student(sizes, held * learn.heldout)])
+            return add([*found, self._student("student_held", sizes, held * learn.heldout)])
         images, triples = self.job.ipc * len(sizes), learn.heldout
         found.append({self._op("match_net"): Amount(held * triples, held * triples)})
         if learn.loss == "dm":
@@ -149,7 +149,7 @@ class Matching:
         """`count` iterations in a row."""
         learn, images = self.learn, self.job.ipc * len(sizes)
         if learn.loss == "mtt":
-            return self._student(sizes, count)
+            return self._student("student", sizes, count)
         rows = images
         found = [{self._op("match_net"): Amount(count, count)}]
         if learn.loss == "dm":
@@ -163,13 +163,13 @@ class Matching:
         rows = sum(min(size, self.learn.real_batch) for size in sizes)
         return {self._op("match_real"): Amount(draws * len(sizes), draws * rows)}
 
-    def _student(self, sizes: tuple[int, ...], matches: int) -> Work:
+    def _student(self, kind: str, sizes: tuple[int, ...], matches: int) -> Work:
         images = self.job.ipc * len(sizes)
         batch = min(images, self.learn.student_batch or images)
         # Every so many steps all images are seen, the last of them in a smaller batch.
         rounds, more = divmod(self.learn.student_steps, batches(images, batch))
         rows = rounds * images + more * batch
-        return {self._op("student"): Amount(matches * self.learn.student_steps, matches * rows)}
+        return {self._op(kind): Amount(matches * self.learn.student_steps, matches * rows)}
 
     def _op(self, kind: str) -> Op:
         return Op(kind, self.of)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from raydd.distill.dsco.objective import Matching
 from raydd.distill.dsco.optimize import minimize
 from raydd.distill.dsco.targets import make_targets, noised_features
 from raydd.distill.ld3m.matching import dc_loss, dm_to, real_mean
-from raydd.distill.ld3m.trajectory import draw_steps, match_trajectory
+from raydd.distill.ld3m.trajectory import draw_steps, match_loss, match_trajectory
 from raydd.keyed import numpy_rng
 from raydd.models.registry import build_model
 from raydd.pipelines.ld3m_work import matcher_of, student_of
@@ -147,6 +148,15 @@ def _matcher(bench: Bench) -> nn.Module:
 
 
 def student(bench: Bench, op: Op) -> Run:
+    return _walked(bench, functools.partial(match_trajectory, gradient=bench.method.learn.mtt_gradient))
+
+
+def student_held(bench: Bench, op: Op) -> Run:
+    return _walked(bench, match_loss)
+
+
+def _walked(bench: Bench, match: Callable[..., object]) -> Run:
+    """Steps of a student along an expert's way, which `match` takes."""
     learn = bench.method.learn
     net = student_of(open_experts(learn.experts))
     net.net.to(bench.device)
@@ -155,7 +165,7 @@ def student(bench: Bench, op: Op) -> Run:
     def run(rows: int) -> int:
         steps = draw_steps("plan", count=rows, batch=None, steps=UPDATES)
         labels = torch.zeros(rows, dtype=torch.int64, device=bench.device)
-        match_trajectory(net, start, 1.01 * start, _images(bench, rows), labels, rate, steps, learn.mtt_gradient)
+        match(net, start, 1.01 * start, _images(bench, rows), labels, rate, steps)
         return rows * UPDATES
 
     return run
@@ -172,4 +182,5 @@ PROBES = {
     "match": match,
     "match_held": match_held,
     "student": student,
+    "student_held": student_held,
 }

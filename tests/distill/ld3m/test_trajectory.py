@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from raydd.augment.dsa import COLUMNS, GROUPS, Dsa, apply_dsa
-from raydd.distill.ld3m.trajectory import Matched, Step, draw_steps, match_trajectory
+from raydd.distill.ld3m.trajectory import Matched, Step, draw_steps, match_loss, match_trajectory
 from raydd.keyed import torch_rng
 from raydd.models.convnet import ConvNet
 from raydd.models.flat import FlatNet
@@ -94,6 +94,14 @@ def test_adjoint_is_the_unrolled_gradient(make, depth):
     given, steps = problem(depth), make(5)
     found = match_trajectory(**given, steps=steps, gradient="adjoint")
     assert_close(found, match_trajectory(**given, steps=steps, gradient="unrolled"))
+
+
+def test_the_loss_alone_is_the_same_without_the_way_back():
+    given, steps = problem(), chunked_steps(4)
+    assert torch.equal(
+        match_loss(**given, steps=steps), match_trajectory(**given, steps=steps, gradient="adjoint").loss
+    )
+    assert all(tensor.grad is None for tensor in given.values() if isinstance(tensor, torch.Tensor))
 
 
 def test_one_step_makes_all_three_equal():

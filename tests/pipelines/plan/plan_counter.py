@@ -74,6 +74,7 @@ def counting() -> Iterator[Counter]:
         watch(objective, "dc_loss", "matched", lambda net, real, synthetic, *_: len(real) + len(synthetic))
         watch(objective, "build_model", "match_net", lambda *_: 1)
         watch(along, "match_trajectory", "student", lambda net, a, b, images, labels, rate, steps, how: _student(steps))
+        watch(along, "match_loss", "student_held", lambda net, a, b, images, labels, rate, steps: _student(steps))
         real_decode = decode._decode
 
         def decoded(data, size, *more):

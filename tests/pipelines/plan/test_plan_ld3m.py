@@ -33,7 +33,7 @@ CASES = {
 
 def same(count, real) -> None:
     """Everything that both count."""
-    for kind in ("denoise", "denoise_back", "paint", "encode", "match_real", "match_net", "student"):
+    for kind in ("denoise", "denoise_back", "paint", "encode", "match_real", "match_net", "student", "student_held"):
         assert count[kind] == real[kind], kind
     assert count["match"] + count["match_held"] == real["matched"]
     for kind in (set(count) | set(real)) & {"read 8 px", "read 16 px"}:
@@ -66,7 +66,7 @@ def test_trajectories(digits_tree, tmp_path, small_prior, small_experts, changes
     count, real = rows(planned(asked, learner)), done(asked, learner)
     same(count, real)
     # Of six images in batches of four, the second step sees two.
-    assert count["student"] == (3 + 4) * (6 if changes else 12)
+    assert (count["student"], count["student_held"]) == tuple(matches * (6 if changes else 12) for matches in (3, 4))
 
 
 def test_an_autoencoder_is_computed_again(digits_tree, tmp_path):

@@ -56,6 +56,8 @@ def checked(options, method) -> set[str]:
         elif op.kind == "student":
             # Each step is taken forward, and gone back over.
             assert seen["classified"] == 2 * count
+        elif op.kind == "student_held":
+            assert seen["classified"] == count
         elif op.kind not in UNSEEN:
             assert {kind: seen[kind] for kind in SEEN.get(op.kind, (op.kind,))} == dict.fromkeys(
                 SEEN.get(op.kind, (op.kind,)), count
@@ -84,7 +86,7 @@ def test_probes_of_learning(digits_tree, tmp_path, small_prior, small_experts, l
     kinds = checked(ld3m_options(digits_tree, tmp_path, small_prior), ld3m(**changes))
     own = {"dm": {"match_net", "match_real", "match", "match_held"}, "dc": {"match_net", "match", "match_held"}}
     chain = {"read", "encode", "denoise", "denoise_back", "paint", "paint_back", "save"}
-    assert kinds == chain | own.get(loss, {"student"})
+    assert kinds == chain | own.get(loss, {"student", "student_held"})
 
 
 def test_every_kind_has_a_probe():
