@@ -7,6 +7,7 @@ time, memory the most that a process had resident; ratios are with over without,
 """
 
 import argparse
+import os
 import resource
 import statistics
 import subprocess
@@ -54,7 +55,7 @@ def measure(work: str, keep: bool, steps: int) -> None:
         step()
     seconds = time.process_time() - begun
     system = resource.getrusage(resource.RUSAGE_SELF).ru_stime - system
-    print(seconds / steps, system / seconds, peak_mb("self"))
+    print(seconds / steps, system / seconds, peak_mb(os.getpid()))
 
 
 def main() -> None:
@@ -75,7 +76,7 @@ def main() -> None:
             told = {}
             for keep in (False, True):
                 command = [sys.executable, Path(__file__), "--steps", str(args.steps), "--measure", work, str(keep)]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 told[keep] = [float(figure) for figure in done.stdout.split()]
             times.append(told[True][0] / told[False][0])
             peaks.append(told[True][2] / told[False][2])

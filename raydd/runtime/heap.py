@@ -1,4 +1,4 @@
-"""Freed memory is kept for the next tensor, which saves computing on a CPU up to a fifth (`benchmarks/heap.py`).
+"""Freed memory is kept for the next tensor, which saves computing on a CPU up to a quarter (`benchmarks/heap.py`).
 
 The GNU C library maps every block of more than 32 MB for itself and gives it back once it is freed, and smaller ones
 when much is free at the heap's end. The activations of a batch are such blocks: each step of a training asks for the
